@@ -1,0 +1,20 @@
+"""audio-proxy: the speech a backend streams, made smaller for the clients that ask.
+
+The way of the data:
+
+    client ── http.front ── a handshake ──► tunnel.upgrade ── http.upstream ──► backend
+                  │                          (opt-in: tunnel.handshake)
+                  └──────── plain HTTP ───► http.passthrough ─ http.upstream ──► backend
+
+    after the 101, two legs and nothing else (tunnel.tunnel):
+
+    client ──► Leg ─────────────────── verbatim ──────────────────────────────► backend
+    client ◄── FilteredLeg ◄ websocket.audio_filter ◄ bytes ────────────────── backend
+                              ├ websocket.splitter   whole binary messages, lifted out
+                              ├ audio.chooser        worth it? which codec? did it pay?
+                              └ tunnel.encoder       where and when the codec runs
+
+`control` holds the operator's flags, statistics and admin port; `app` wires it all.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,70 @@
+"""gzip (RFC 1952) by Intel's ISA-L, or by the standard library where `isal` is missing."""
+
+from __future__ import annotations
+
+import zlib
+from types import ModuleType
+
+from proxy.errors import CodecError
+
+_isal: ModuleType | None
+try:
+    from isal import isal_zlib as _isal
+except ImportError:  # no wheel for this platform: see pyproject.toml
+    _isal = None
+
+_GZIP_WBITS = 31  # 15-bit window, gzip header and trailer
+
+# Our level -> the library's. ISA-L's own level 0 has a fixed Huffman table and made 4 KiB chunks
+# of speech 12.6 % larger, so 0 is its level 1 here. zlib, on the same chunks: level 1, 110 us,
+# 14.4 % saved; 6, 118 us, 14.7 %; 9, 200 us, 14.7 % (ISA-L: 30 to 36 us, 14.4 %).
+_ISAL_LEVELS = (1, 1, 2, 3)
+_ZLIB_LEVELS = (1, 1, 6, 9)
+
+
+class Gzip:
+    """One gzip member per chunk."""
+
+    name = "gzip"
+
+    def __init__(self, *, isal: bool = _isal is not None) -> None:
+        if isal:
+            assert _isal is not None
+            self._compress = _isal.compress
+            self._levels = _ISAL_LEVELS
+            self.inline_size = 128 * 1024
+        else:
+            self._compress = zlib.compress
+            self._levels = _ZLIB_LEVELS
+            self.inline_size = 16 * 1024
+
+    def encode(self, data: bytes | bytearray | memoryview, level: int) -> bytes:
+        """Compress `data` at `level`, 0 (fastest) to 3 (smallest)."""
+        try:
+            encoded: bytes = self._compress(data, self._levels[level], _GZIP_WBITS)
+        except Exception as error:
+            raise CodecError(f"gzip of {len(data)} bytes failed: {error}") from error
+        return encoded
+
+
+GZIP = Gzip()
+
+
+def decode(data: bytes, max_size: int) -> bytes:
+    """Decompress one gzip member, to at most `max_size` bytes.
+
+    Raises CodecError where `data` is no gzip, is cut short, has bytes after its end, or inflates
+    past `max_size`; never inflates further than that.
+    """
+    inflater = (_isal or zlib).decompressobj(_GZIP_WBITS)
+    try:
+        decoded: bytes = inflater.decompress(data, max_size + 1)
+    except Exception as error:
+        raise CodecError(f"not gzip: {error}") from error
+    if len(decoded) > max_size:
+        raise CodecError(f"inflates to more than {max_size} bytes")
+    if not inflater.eof:
+        raise CodecError("gzip data is cut short")
+    if inflater.unused_data:
+        raise CodecError(f"{len(inflater.unused_data)} bytes stand after the gzip data")
+    return decoded

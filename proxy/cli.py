@@ -1,0 +1,232 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from proxy import __version__
+from proxy.config import AdminSettings, Settings, load
+from proxy.control.flags import Flags
+from proxy.control.store import FileStore
+from proxy.errors import AudioProxyError, ConfigError, FlagsError
+
+app = typer.Typer(
+    help="A proxy that makes streamed speech smaller, for clients that ask for it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+flags_app = typer.Typer(help="Show or change the flags.", no_args_is_help=True)
+app.add_typer(flags_app, name="flags")
+
+console = Console()
+
+
+def options_of(settings_class: type[AdminSettings]) -> Callable[[Callable[..., None]], Any]:
+    """Give a command one option per setting. It gets them as keywords, None where not given."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        settings = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    str | None,
+                    typer.Option("--" + name.replace("_", "-"), help=_help(name, settings_class)),
+                ],
+            )
+            for name in settings_class.model_fields
+        ]
+
+        def run(**values: Any) -> None:
+            command(**values)
+
+        run.__doc__ = command.__doc__
+        run.__name__ = command.__name__
+        run.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _help(name: str, settings_class: type[AdminSettings]) -> str:
+    field = settings_class.model_fields[name]
+    text = field.description or ""
+    if field.default is None or field.is_required():
+        return text
+    default = field.get_default(call_default_factory=True)
+    if default in ((), ""):
+        return text
+    return f"{text} Default: {str(default).lower() if isinstance(default, bool) else default}."
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on uvloop, where that exists."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        console.print(f"audio-proxy {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@options_of(Settings)
+def run(**options: str | None) -> None:
+    """Serve, in front of a backend.
+
+    Every option is also an environment variable, AUDIO_PROXY_ and its name, and a key of the TOML
+    file named by --config; an option beats the environment, which beats the file.
+    """
+    from proxy.app import serve
+
+    run_loop(serve(load(Settings, options)))
+
+
+@flags_app.command("get")
+@options_of(AdminSettings)
+def flags_get(**options: str | None) -> None:
+    """Show the flags that are stored."""
+    settings = load(AdminSettings, options)
+    _print_flags(FileStore(settings.flags_file, Flags()).read())
+
+
+@flags_app.command("set")
+@options_of(AdminSettings)
+def flags_set(
+    changes: Annotated[list[str], typer.Argument(metavar="NAME=VALUE…")], **options: str | None
+) -> None:
+    """Change flags: every running proxy with this state folder follows within a second."""
+    settings = load(AdminSettings, options)
+    values = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise FlagsError(f"{change!r} is not NAME=VALUE")
+        values[name] = value
+    store = FileStore(settings.flags_file, Flags())
+    if settings.flags_file.exists():
+        try:
+            store.read()
+        except FlagsError as error:
+            print(f"{error}; the flags not named here are set to their defaults", file=sys.stderr)
+    _print_flags(store.set(values))
+
+
+@app.command()
+@options_of(AdminSettings)
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    **options: str | None,
+) -> None:
+    """Show what a running proxy does and saves. Exit status 1 where something is wrong."""
+    settings = load(AdminSettings, options)
+    stats = _ask(settings, "/stats")
+    flags = _ask(settings, "/flags")
+    ready = _ask(settings, "/readyz")
+    problems = [text for text in (ready.get("error"), stats["flags_error"]) if text]
+    if as_json:
+        print(json.dumps({"stats": stats, "flags": flags, "problems": problems}, indent=2))
+    else:
+        _print_status(stats, flags)
+        for problem in problems:
+            console.print(f"[bold red]problem:[/] {problem}", highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _ask(settings: AdminSettings, path: str) -> dict[str, Any]:
+    """The JSON that the admin port answers, an error's too. Raises ConfigError."""
+    request = urllib.request.Request(f"http://{settings.admin}{path}")
+    if settings.admin_token is not None:
+        request.add_header("Authorization", f"Bearer {settings.admin_token.get_secret_value()}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            body: dict[str, Any] = json.load(response)
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            raise ConfigError("admin_token: the proxy does not take it, or needs one") from error
+        body = json.load(error)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"admin: no proxy answers at {settings.admin}: {error}") from error
+    return body
+
+
+def _print_flags(flags: Flags) -> None:
+    for name, value in flags.model_dump(mode="json").items():
+        text = ",".join(value) if isinstance(value, list) else json.dumps(value)
+        print(f"{name}={text}")
+
+
+def _print_status(stats: dict[str, Any], flags: dict[str, Any]) -> None:
+    table = Table(title="audio-proxy", show_header=False)
+    original, wire = stats["wire_original_bytes"], stats["wire_bytes"]
+    share = f" ({1 - wire / original:.1%})" if original else ""
+    rows = {
+        "compression": "on" if flags["enabled"] else "off",
+        "tunnels": f"{stats['tunnels']:,}",
+        "chunks compressed": f"{stats['total_compressed']:,}",
+        "not worth compressing": f"{stats['no_gain']:,}",
+        "codec errors": f"{stats['errors']:,}",
+        "opted-in traffic": f"{original:,} bytes",
+        "sent": f"{wire:,} bytes",
+        "saved": f"{original - wire:,} bytes{share}",
+        "up for": f"{stats['uptime_seconds']:,.0f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _configure_logs() -> None:
+    """Logs go to standard error; a table or JSON on standard output stays clean."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,  # shows no local variables
+            ),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def main() -> None:
+    """Run the command line. Errors that a user can mend are one line each, without a traceback."""
+    _configure_logs()
+    try:
+        app()
+    except AudioProxyError as error:
+        for line in str(error).splitlines():
+            print(f"audio-proxy: {line}", file=sys.stderr)
+        sys.exit(2)

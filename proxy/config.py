@@ -1,0 +1,300 @@
+"""Settings: read once at start, frozen. A flag beats the environment, which beats the TOML file."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from proxy.errors import ConfigError
+
+PREFIX = "AUDIO_PROXY_"
+UNIX = "unix:"
+
+T = TypeVar("T", bound="AdminSettings")
+IPNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host and port, or a path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name, which may mean anything
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return UNIX + self.path
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def parse_address(value: object) -> object:
+    """Read `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(UNIX):
+        if value == UNIX:
+            raise ValueError("a path is missing after 'unix:'")
+        return Address(path=value.removeprefix(UNIX))
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{value!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
+    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def parse_networks(value: object) -> object:
+    """Read `10.0.0.0/8,::1` and the word `unix`. Raises ValueError."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def default_state_dir() -> Path:
+    """`/var/lib/audio-proxy` for root, else `audio-proxy` under XDG_STATE_HOME."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/audio-proxy")
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(home) / "audio-proxy"
+
+
+ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
+
+
+class _TomlFile(PydanticBaseSettingsSource):
+    """The TOML file, read strictly: a file that was named must exist and must parse."""
+
+    def __init__(self, settings_class: type[BaseSettings], path: str | None) -> None:
+        super().__init__(settings_class)
+        self._path = path
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the whole file is given at once
+
+    def __call__(self) -> dict[str, Any]:
+        if self._path is None:
+            return {}
+        try:
+            with open(self._path, "rb") as file:
+                return tomllib.load(file)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"config: cannot read {self._path}: {error}") from error
+
+
+class AdminSettings(BaseSettings):
+    """What the commands need that talk to a running proxy."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    config: Path | None = Field(None, description="TOML file with settings, keys as listed here.")
+    admin: ListenAddress = Field(
+        Address("127.0.0.1", 9090), description="Address of the admin port, HOST:PORT."
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="Token that every admin request must carry; needed beyond loopback."
+    )
+    state_dir: Path = Field(
+        default_factory=default_state_dir, description="Folder that keeps the flags."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """In order of strength."""
+        path = init_settings().get("config") or os.environ.get(PREFIX + "CONFIG")
+        return init_settings, env_settings, _TomlFile(settings_cls, path)
+
+    @property
+    def flags_file(self) -> Path:
+        """Where the file store keeps the flags."""
+        return self.state_dir / "flags.json"
+
+
+class Settings(AdminSettings):
+    """All settings of `audio-proxy run`. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(extra="forbid")
+
+    backend: str = Field(
+        description="The backend: http://, https://, ws:// or wss:// URL (a base path is kept), "
+        "or unix:PATH."
+    )
+    listen: ListenAddress = Field(
+        Address("127.0.0.1", 8080), description="Public address, HOST:PORT or unix:PATH."
+    )
+    tls_cert: Path | None = Field(None, description="Certificate chain for clients, PEM.")
+    tls_key: Path | None = Field(None, description="Private key of --tls-cert, PEM.")
+    backend_ca: Path | None = Field(
+        None, description="CA certificates to trust for the backend, PEM; the system's otherwise."
+    )
+    host_header: str | None = Field(
+        None, description="Host header for the backend, instead of the client's."
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_networks)] = Field(
+        (),
+        description="Peers whose forwarding headers are kept and appended to: networks, "
+        "comma-separated, or 'unix' for all who come through a Unix socket.",
+    )
+    query_parameter: str = Field(
+        "audio_compression", min_length=1, description="Query parameter that clients opt in with."
+    )
+    enable_ws_compression: bool = Field(
+        True,
+        validation_alias=AliasChoices(
+            "enable_ws_compression", PREFIX + "ENABLE_WS_COMPRESSION", "ENABLE_WS_COMPRESSION"
+        ),
+        description="First value of the flag 'enabled', while no flags are stored yet.",
+    )
+    handshake_timeout: float = Field(
+        10.0, gt=0, description="Seconds for the backend to accept and to answer a request."
+    )
+    stall_timeout: float = Field(
+        60.0, gt=0, description="Seconds after which a peer that accepts nothing is let go."
+    )
+    close_timeout: float = Field(
+        10.0, gt=0, description="Seconds for one side to close after the other has."
+    )
+    max_connections: int = Field(
+        10_000, ge=1, description="Client connections served at once; further ones get a 503."
+    )
+    max_audio_bytes: int = Field(
+        4 * 1024 * 1024, ge=1024, description="Largest chunk that is put together and compressed."
+    )
+
+    @field_validator("backend")
+    @classmethod
+    def _check_backend(cls, value: str) -> str:
+        if value.startswith(UNIX) and value != UNIX:
+            return value
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https", "ws", "wss") or not url.hostname:
+            raise ValueError(f"{value!r} is no http(s):// or ws(s):// URL and no unix:PATH")
+        if url.query or url.fragment or url.username:
+            raise ValueError("a query, a fragment or credentials have no place in it")
+        _ = url.port  # raises ValueError where it is no port
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            if network != "unix":
+                ip_network(network, strict=False)
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: set both or neither")
+        if not self.admin.is_loopback and not self.admin_token:
+            raise ValueError(
+                f"admin: {self.admin} is reachable from other machines, so an admin_token must "
+                "be set (--admin-token, AUDIO_PROXY_ADMIN_TOKEN)"
+            )
+        return self
+
+    @cached_property
+    def trusted_networks(self) -> tuple[IPNetwork, ...]:
+        """`trusted_proxies` but for the word `unix`."""
+        return tuple(ip_network(n, strict=False) for n in self.trusted_proxies if n != "unix")
+
+    def server_tls(self) -> ssl.SSLContext | None:
+        """TLS towards clients. Raises ConfigError where the files cannot be used."""
+        if self.tls_cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"tls_cert, tls_key: cannot use {self.tls_cert} with {self.tls_key}: {error}"
+            ) from error
+        return context
+
+    def backend_tls(self) -> ssl.SSLContext | None:
+        """TLS towards the backend. Raises ConfigError where `backend_ca` cannot be used."""
+        if urlsplit(self.backend).scheme not in ("https", "wss"):
+            return None
+        try:
+            return ssl.create_default_context(cafile=self.backend_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"backend_ca: cannot use {self.backend_ca}: {error}") from error
+
+
+def load(settings_class: type[T], options: dict[str, Any]) -> T:
+    """Read settings; `options` are the command line's, None where not given.
+
+    Raises ConfigError, which names each setting that is wrong and what it takes.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return settings_class(**given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _explain(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
+    name = str(problem["loc"][0]).lower().removeprefix(PREFIX.lower())
+    if problem["type"] == "missing":
+        message = "must be set"
+    elif problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    option = name.replace("_", "-")
+    return f"{name} (--{option}, {PREFIX}{name.upper()}): {message}"
+
+
+def parse_switch(name: str, value: str | None) -> bool:
+    """Read an environment variable that is true or false; True where it is not set.
+
+    Raises ConfigError, which names it.
+    """
+    if not value:
+        return True
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {value!r} is neither true nor false") from error

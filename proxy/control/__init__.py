@@ -1,0 +1,1 @@
+"""What the operator holds: flags, statistics, the admin port."""

@@ -1,0 +1,88 @@
+"""The operator's flags: one immutable record, replaced whole while tunnels run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from proxy.audio.codec import CODECS
+from proxy.errors import FlagsError
+
+
+def _split_names(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def _check_name(value: object) -> object:
+    name = value.lower() if isinstance(value, str) else value
+    if name not in CODECS:
+        raise ValueError(f"{value!r} is not an algorithm of this installation: {', '.join(CODECS)}")
+    return name
+
+
+Algorithm = Annotated[str, BeforeValidator(_check_name)]
+
+
+class Flags(BaseModel):
+    """What may change while the proxy runs. It reaches the next chunk of every connection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(default=True, description="compress at all")
+    min_size: int = Field(
+        default=1024, ge=0, description="smaller chunks are sent as they are, in bytes"
+    )
+    min_gain: float = Field(
+        default=0.03, ge=0, lt=1, description="least saving, as a share of the frames as they came"
+    )
+    level: int = Field(default=1, ge=0, le=3, description="0, fastest, to 3, smallest")
+    algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(_split_names)] = Field(
+        default=tuple(CODECS), min_length=1, description="algorithms that clients may have"
+    )
+
+    def updated(self, changes: Mapping[str, Any]) -> Flags:
+        """A new record with `changes` made, from text or JSON values.
+
+        Raises FlagsError, which names each flag that is wrong and what it takes.
+        """
+        try:
+            return Flags.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise FlagsError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+    def to_json(self) -> bytes:
+        """As the store keeps it."""
+        return json.dumps(self.model_dump(), indent=2).encode() + b"\n"
+
+
+def parse_flags(data: bytes) -> Flags:
+    """Read what `to_json` wrote, or what somebody typed; flags left out have their defaults.
+
+    Raises FlagsError.
+    """
+    try:
+        record = json.loads(data)
+    except ValueError as error:
+        raise FlagsError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise FlagsError("not a JSON object")
+    return Flags().updated(record)
+
+
+class LiveFlags:
+    """Holds the record in force; whoever needs it reads `current` each time anew."""
+
+    __slots__ = ("current",)
+
+    def __init__(self, first: Flags) -> None:
+        self.current = first
+
+
+def _explain(problem: Any) -> str:
+    name = problem["loc"][0] if problem["loc"] else "flags"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such flag; there are {', '.join(Flags.model_fields)}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,1 @@
+"""HTTP: the public port, and requests to the backend."""

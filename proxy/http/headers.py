@@ -1,0 +1,125 @@
+"""Which headers travel, and what a proxy says of itself (RFC 9110 section 7.6, RFC 7239)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+from aiohttp import web
+
+from proxy.config import IPNetwork
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+# RFC 9110 section 7.6.1, with Keep-Alive and Proxy-Connection of older practice.
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# What `Connection` may not take away: without them the message means something else.
+_END_TO_END = frozenset((b"host", b"content-length", b"authorization", b"cookie"))
+
+_FOR, _PROTO, _HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
+_FORWARDED = b"forwarded"
+
+
+def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """The comma-separated values of a header, lower-case; `name` is lower-case."""
+    return [
+        token.strip().lower()
+        for key, value in headers
+        if key.lower() == name
+        for token in value.split(b",")
+    ]
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
+    """`headers` without those that are meant for one hop, in their order and spelling."""
+    headers = list(headers)
+    named = set(tokens(headers, b"connection")) - _END_TO_END
+    return [
+        (name, value)
+        for name, value in headers
+        if (lower := name.lower()) not in _HOP_BY_HOP and lower not in named
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The client's connection, as the forwarding headers describe it."""
+
+    peer: str | None
+    """The client's IP address; None on a Unix socket."""
+    secure: bool
+    """Whether it came by TLS."""
+
+
+def hop_of(request: web.BaseRequest) -> Hop:
+    """The hop that a request came by."""
+    transport = request.transport
+    peername = transport.get_extra_info("peername") if transport is not None else None
+    if not isinstance(peername, tuple):
+        return Hop(None, request.secure)
+    address = ip_address(peername[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return Hop(str(address), request.secure)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingRules:
+    """What is done to the headers of every request to the backend."""
+
+    trusted_networks: Sequence[IPNetwork] = ()
+    trust_unix: bool = False
+    host: bytes | None = None
+
+    def apply(self, headers: Iterable[tuple[bytes, bytes]], hop: Hop) -> RawHeaders:
+        """`headers`, end to end ones, with the forwarding headers set and `Host` replaced.
+
+        Forwarding headers of a peer that is not trusted are dropped: anybody could have written
+        them. A trusted peer's are kept, and this hop is appended.
+        """
+        proto = b"https" if hop.secure else b"http"
+        host = b""
+        before: dict[bytes, list[bytes]] = {_FOR: [], _FORWARDED: [], _PROTO: [], _HOST: []}
+        kept: RawHeaders = []
+        for name, value in headers:
+            lower = name.lower()
+            if lower in before:
+                before[lower].append(value)
+                continue
+            if lower == b"host":
+                host = value
+                if self.host is not None:
+                    value = self.host
+            kept.append((name, value))
+        if not self._trusts(hop.peer):
+            before = {name: [] for name in before}
+        peer = hop.peer.encode("ascii") if hop.peer else b"unknown"
+        forwarded = b'for=%b;host="%b";proto=%b' % (
+            b'"[%b]"' % peer if b":" in peer else peer,
+            host.replace(b"\\", b"\\\\").replace(b'"', b'\\"'),
+            proto,
+        )
+        kept += (
+            (b"X-Forwarded-For", b", ".join([*before[_FOR], peer])),
+            (b"X-Forwarded-Proto", b", ".join(before[_PROTO]) or proto),
+            (b"X-Forwarded-Host", b", ".join(before[_HOST]) or host),
+            (b"Forwarded", b", ".join([*before[_FORWARDED], forwarded])),
+        )
+        return kept
+
+    def _trusts(self, peer: str | None) -> bool:
+        if peer is None:
+            return self.trust_unix
+        address = ip_address(peer)
+        return any(address in network for network in self.trusted_networks)

@@ -1,0 +1,91 @@
+"""What every TCP socket of ours is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from proxy.config import Address
+
+SEND_BUFFER = 128 * 1024
+RECEIVE_BUFFER = 128 * 1024
+NOT_SENT = 64 * 1024
+
+
+def tune(sock: socket.socket, stall_timeout: float) -> None:
+    """Bound what the kernel keeps for a connection, and notice peers that are gone.
+
+    Sockets that a listening one accepts inherit all of it. The kernel doubles the two buffer
+    sizes (bytes); unbounded, it would keep up to 6 MiB of a reader that does not read.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 30),
+        ("TCP_KEEPINTVL", 10),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_NOTSENT_LOWAT", NOT_SENT),
+        ("TCP_USER_TIMEOUT", max(1, round(stall_timeout * 1000))),
+    ):
+        option = getattr(socket, name, None)  # not every system has them all
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def listen(address: Address, stall_timeout: float) -> list[socket.socket]:
+    """Sockets that listen at `address`, one per address family. Raises OSError."""
+    if address.path is not None:
+        return [_listen_unix(address.path)]
+    infos = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, where in dict.fromkeys(infos):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            tune(sock, stall_timeout)
+            if not address.port and len(sockets) > 1:  # both families, one port
+                where = (where[0], sockets[0].getsockname()[1], *where[2:])
+            sock.bind(where)
+            sock.listen(4096)
+            sock.setblocking(False)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listen_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            sock.bind(path)
+        except OSError:
+            _remove_dead(path)
+            sock.bind(path)
+        sock.listen(4096)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_dead(path: str) -> None:
+    """Remove the socket that a killed process left. Raises OSError where somebody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        else:
+            raise OSError(f"{path} is in use")

@@ -1,0 +1,235 @@
+"""Requests to the backend: one connection each, HTTP/1.1 by h11, every header's bytes as given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+import h11
+
+from proxy.config import UNIX
+from proxy.errors import BackendError, BackendTimeoutError, ClientError
+from proxy.http.headers import RawHeaders
+from proxy.http.sockets import tune
+
+MAX_HEAD = 64 * 1024
+"""The largest response head that is accepted, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where the backend is and how to reach it."""
+
+    host: str
+    port: int
+    path: str | None = None
+    """Path of a Unix socket, instead of host and port."""
+    base_path: bytes = b""
+    """Stands before every request target."""
+    tls: ssl.SSLContext | None = None
+    stall_timeout: float = 60.0
+    """Seconds after which the kernel gives up on bytes that the backend does not take."""
+
+    @classmethod
+    def parse(cls, url: str, tls: ssl.SSLContext | None, stall_timeout: float) -> Backend:
+        """Read the setting `backend`, which has been checked."""
+        if url.startswith(UNIX):
+            return cls("", 0, url.removeprefix(UNIX), stall_timeout=stall_timeout)
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        port = parts.port or (443 if parts.scheme in ("https", "wss") else 80)
+        base_path = parts.path.rstrip("/").encode()
+        return cls(parts.hostname, port, None, base_path, tls, stall_timeout)
+
+    async def connect(self) -> Exchange:
+        """Open a connection. Raises BackendError."""
+        loop = asyncio.get_running_loop()
+        try:
+            if self.path is not None:
+                _, exchange = await loop.create_unix_connection(Exchange, self.path)
+            else:
+                _, exchange = await loop.create_connection(
+                    Exchange,
+                    self.host,
+                    self.port,
+                    ssl=self.tls,
+                    server_hostname=self.host if self.tls else None,
+                )
+                tune(exchange.socket, self.stall_timeout)
+        except (OSError, ssl.SSLError) as error:
+            raise BackendError("the backend is not reachable") from error
+        return exchange
+
+
+@contextlib.asynccontextmanager
+async def time_limit(seconds: float, message: str) -> AsyncIterator[None]:
+    """Raises BackendTimeoutError with `message` where the body takes longer than `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise BackendTimeoutError(message) from error
+
+
+class Exchange(asyncio.Protocol):
+    """One request and its answer, on a connection of its own.
+
+    Reading is paused whenever nobody waits for more, so what the backend sends early stays in
+    the kernel, and a slow client slows the backend.
+    """
+
+    def __init__(self) -> None:
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._transport: asyncio.Transport
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._lost = False
+        self._ended = False
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called once; nothing is read until somebody waits for it."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the backend."""
+        self._http.receive_data(data)
+        self._transport.pause_reading()
+        self._wake_reader()
+
+    def eof_received(self) -> bool:
+        """The backend has ended its side; ours is closed when the exchange is over."""
+        self._end()
+        return self._transport.can_write_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._lost = True
+        self._end()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Too much waits to be sent."""
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """It has been sent."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # What we call.
+
+    async def send_request(self, method: bytes, target: bytes, headers: RawHeaders) -> None:
+        """Send the head of the request. Raises ClientError where it is no valid HTTP."""
+        try:
+            request = h11.Request(method=method, target=target, headers=headers)
+        except h11.LocalProtocolError as error:
+            raise ClientError(f"the request cannot be relayed: {error}") from error
+        await self._send(request)
+
+    async def send_body(self, data: bytes) -> None:
+        """Send a piece of the request's body."""
+        await self._send(h11.Data(data=data))
+
+    async def end_request(self) -> None:
+        """The request is complete."""
+        await self._send(h11.EndOfMessage())
+
+    async def response(self) -> h11.Response | h11.InformationalResponse:
+        """The answer's head: a final one, or 101. Raises BackendError."""
+        while True:
+            event = await self._next_event()
+            if isinstance(event, h11.Response):
+                return event
+            if isinstance(event, h11.InformationalResponse):
+                if event.status_code == 101:
+                    return event
+                continue  # 100, 103: for this hop, or of no use to the client by now
+            raise BackendError("the backend closed the connection without an answer")
+
+    async def body(self, silence: float) -> AsyncIterator[bytes]:
+        """The answer's body, piece by piece.
+
+        Raises BackendError where it is cut short, BackendTimeoutError after `silence` seconds.
+        """
+        while True:
+            async with time_limit(silence, "the backend fell silent in mid-answer"):
+                event = await self._next_event()
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                return
+            else:
+                raise BackendError("the backend closed the connection in mid-answer")
+
+    def hand_over(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101: the connection, reading paused, and what came behind the answer's head.
+
+        Raises BackendError where the connection is lost already.
+        """
+        if self._lost or self._transport.is_closing():
+            raise BackendError("the backend closed the connection during the handshake")
+        data, _ = self._http.trailing_data
+        return self._transport, data
+
+    @property
+    def socket(self) -> socket.socket:
+        """The connection's socket."""
+        sock: socket.socket = self._transport.get_extra_info("socket")
+        return sock
+
+    @property
+    def ended(self) -> bool:
+        """Whether the backend has ended its side."""
+        return self._ended
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
+    # Inside.
+
+    async def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+        data = self._http.send(event)
+        if self._lost:
+            raise BackendError("the backend closed the connection")
+        if data:
+            self._transport.write(data)
+        if self._writable is not None:
+            await self._writable
+
+    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                if self._ended:
+                    raise BackendError("the backend closed the connection too early") from error
+                raise BackendError("the backend's answer is not valid HTTP") from error
+            if event is not h11.NEED_DATA:
+                return event
+            if self._transport.is_closing():
+                raise BackendError("the backend closed the connection too early")
+            self._readable = asyncio.get_running_loop().create_future()
+            self._transport.resume_reading()
+            await self._readable
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._http.receive_data(b"")
+            self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)

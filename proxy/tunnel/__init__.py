@@ -1,0 +1,1 @@
+"""Sockets: one WebSocket's life, from its handshake to its end."""

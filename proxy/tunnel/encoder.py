@@ -1,0 +1,75 @@
+"""Where jobs run: small ones on the spot, a millisecond a turn; large ones in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+import structlog
+
+from proxy.errors import CodecError
+from proxy.websocket.audio_filter import Job
+
+log = structlog.get_logger(__name__)
+
+TURN = 0.001
+"""Seconds of encoding in one turn of the event loop, after which others get theirs."""
+
+Done = Callable[[Job, bytes | None], None]
+
+
+def _run(job: Job) -> bytes | None:
+    """A job's result, or None where its codec failed."""
+    try:
+        return job.run()
+    except CodecError as error:
+        log.warning("codec failed", algorithm=job.codec.name, error=str(error))
+        return None
+
+
+class Encoder:
+    """Runs the jobs of all tunnels of a worker."""
+
+    def __init__(self, threads: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
+        self._spent = 0.0
+        self._turn_ends = False  # the end of this turn is scheduled
+        self._waiting: deque[tuple[Job, Done]] = deque()
+
+    def run_now(self, job: Job) -> bool:
+        """Whether `run` may be called: the job is small, and this turn has time left."""
+        return job.small and self._spent < TURN and not self._waiting
+
+    def run(self, job: Job) -> bytes | None:
+        """Run a small job; None where its codec failed."""
+        if not self._turn_ends:
+            self._turn_ends = True
+            self._loop.call_soon(self._end_turn)
+        start = perf_counter()
+        encoded = _run(job)
+        self._spent += perf_counter() - start
+        return encoded
+
+    def submit(self, job: Job, done: Done) -> None:
+        """Run a job later, in a thread or in a turn with time left; then call `done`."""
+        if job.small:
+            self._waiting.append((job, done))
+            return
+        future = self._loop.run_in_executor(self._pool, _run, job)
+        future.add_done_callback(lambda future: done(job, future.result()))
+
+    def close(self) -> None:
+        """Wait for the threads."""
+        self._pool.shutdown()
+
+    def _end_turn(self) -> None:
+        """A new turn: first come those who had to wait."""
+        self._turn_ends = False
+        self._spent = 0.0
+        while self._waiting and self._spent < TURN:
+            job, done = self._waiting.popleft()
+            done(job, self.run(job))

@@ -1,0 +1,62 @@
+"""The tunnels of a worker: entered, watched for time limits, ended together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from proxy.tunnel.tunnel import Tunnel
+
+log = structlog.get_logger(__name__)
+
+
+class Tunnels:
+    """All open tunnels."""
+
+    def __init__(self, stall_timeout: float, close_timeout: float) -> None:
+        self._stall_timeout = stall_timeout
+        self._close_timeout = close_timeout
+        self._open: set[Tunnel] = set()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def enter(self) -> Tunnel:
+        """A new tunnel; it leaves by itself when both of its legs are closed."""
+        tunnel = Tunnel(self._leave)
+        self._open.add(tunnel)
+        self._none_left.clear()
+        return tunnel
+
+    def _leave(self, tunnel: Tunnel) -> None:
+        self._open.discard(tunnel)
+        if not self._open:
+            self._none_left.set()
+
+    async def watch(self) -> None:
+        """Abort tunnels whose time limits have passed, for ever."""
+        loop = asyncio.get_running_loop()
+        # A limit is noticed up to two intervals late.
+        interval = min(2.0, self._stall_timeout / 4, self._close_timeout / 4)
+        while True:
+            await asyncio.sleep(interval)
+            now = loop.time()
+            for tunnel in list(self._open):
+                if tunnel.overdue(now, self._stall_timeout, self._close_timeout):
+                    log.info("tunnel aborted: a side did not take or close in time")
+                    tunnel.abort()
+
+    async def finish(self) -> None:
+        """End all tunnels, what they hold written out; abort after `close_timeout`."""
+        for tunnel in list(self._open):
+            tunnel.finish()
+        try:
+            async with asyncio.timeout(self._close_timeout):
+                await self._none_left.wait()
+        except TimeoutError:
+            for tunnel in list(self._open):
+                tunnel.abort()
+            await self._none_left.wait()

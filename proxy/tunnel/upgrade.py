@@ -1,0 +1,95 @@
+"""A handshake relayed to the backend, and the tunnel that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import h11
+from aiohttp import web
+
+from proxy.audio.counters import Counters
+from proxy.http.front import Sent, flush, raw_target, relay_response, take_over
+from proxy.http.headers import ForwardingRules, end_to_end, hop_of
+from proxy.http.upstream import Backend, Exchange, time_limit
+from proxy.tunnel.encoder import Encoder
+from proxy.tunnel.handshake import check_switch, request_headers, split_target, switch_head
+from proxy.tunnel.registry import Tunnels
+from proxy.tunnel.tunnel import FilteredLeg, Leg
+from proxy.websocket.audio_filter import AudioFilter, LivePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrades:
+    """Relays handshakes to one backend and makes tunnels of those that it accepts."""
+
+    backend: Backend
+    rules: ForwardingRules
+    flags: LivePolicy
+    counters: Counters
+    tunnels: Tunnels
+    encoder: Encoder
+    query_parameter: bytes
+    max_audio_bytes: int
+    handshake_timeout: float
+    stall_timeout: float
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Relay one handshake. Raises ClientError or BackendError while nothing is answered yet."""
+        target, algorithms = split_target(
+            raw_target(request), self.query_parameter, self.flags.current.algorithms
+        )
+        headers = self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
+        exchange: Exchange | None = None
+        try:
+            async with time_limit(self.handshake_timeout, "the backend did not answer in time"):
+                exchange = await self.backend.connect()
+                await exchange.send_request(
+                    request.method.encode(),
+                    self.backend.base_path + target,
+                    request_headers(headers, opted_in=bool(algorithms)),
+                )
+                await exchange.end_request()
+                response = await exchange.response()
+            if isinstance(response, h11.Response):
+                return await relay_response(request, response, exchange, self.stall_timeout)
+            answer = response.headers.raw_items()
+            check_switch(answer, _key_of(request), opted_in=bool(algorithms))
+            await flush(request)
+            self._open(
+                request, exchange, switch_head(response.reason, answer, algorithms), algorithms
+            )
+            exchange = None
+        finally:
+            if exchange is not None:
+                exchange.abort()
+        return Sent(keep_alive=False)
+
+    def _open(
+        self,
+        request: web.BaseRequest,
+        exchange: Exchange,
+        head: bytes,
+        algorithms: Sequence[str],
+    ) -> None:
+        """Put the two legs in place. Raises BackendError where the backend is gone."""
+        to_backend, trailing = exchange.hand_over()
+        to_client, early = take_over(request)
+        tunnel = self.tunnels.enter()
+        client = Leg(to_client, tunnel.leg_lost)
+        if algorithms:
+            audio_filter = AudioFilter(algorithms, self.flags, self.counters, self.max_audio_bytes)
+            backend: Leg = FilteredLeg(to_backend, tunnel.leg_lost, audio_filter, self.encoder)
+        else:
+            backend = Leg(to_backend, tunnel.leg_lost)
+        tunnel.join(client, backend)
+        client.write(head)
+        backend.start(trailing, ended=exchange.ended)
+        client.start(early)
+
+
+def _key_of(request: web.BaseRequest) -> bytes | None:
+    for name, value in request.raw_headers:
+        if name.lower() == b"sec-websocket-key":
+            return value
+    return None

@@ -1,0 +1,1 @@
+"""RFC 6455 bytes. Pure: no asyncio, no sockets."""

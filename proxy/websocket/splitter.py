@@ -1,0 +1,219 @@
+"""Bytes of a backend's WebSocket stream in; segments out: bytes to pass, or one whole message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.errors import FrameError
+from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, TEXT, parse_header
+from proxy.websocket.metadata import MARKER
+
+Buffer = bytes | bytearray | memoryview
+
+_CONTROL = 0x08
+_AT_HEADER = -1
+
+
+@dataclass(slots=True)
+class Message:
+    """One whole binary message, lifted out of the stream.
+
+    `payload` is its fragments joined. `frames` is what came, header and payload of each of its
+    frames, without the control frames that stood between them: those have passed already.
+    """
+
+    payload: Buffer
+    frames: Buffer
+
+
+class Splitter:
+    """Cuts a stream of unmasked frames into bytes to pass and binary messages to work on.
+
+    `wants(size)` is asked once per binary message, at its first header: its payload in bytes, or
+    None for a fragmented one, whose size is not known yet. What is not wanted passes as it
+    comes, and so does everything else. A binary message that follows a text message which names
+    `audio_chunk_compressed` is not asked about: it is the second half of the backend's own pair.
+
+    A message is held up to `max_size` payload bytes (a fragmented one: its frame headers
+    included); a larger one passes as it came. From a close frame on, and from a frame that no
+    server may send (`fault` then says which), everything passes.
+
+    Use: `feed(data)`, then `next_segment()` until it returns None; `feed_eof()` at the end.
+    """
+
+    __slots__ = (
+        "_at",
+        "_data",
+        "_first",
+        "_held",
+        "_left",
+        "_marked",
+        "_max_size",
+        "_message",
+        "_passing",
+        "_payload",
+        "_tail",
+        "_wants",
+        "fault",
+    )
+
+    def __init__(self, wants: Callable[[int | None], bool], max_size: int) -> None:
+        self._wants = wants
+        self._max_size = max_size
+        self.fault: str | None = None
+        self._data = b""  # what came last; the bytes before _at are dealt with
+        self._at = 0
+        self._first = 0  # first byte of the current frame
+        self._left = _AT_HEADER  # payload bytes of the current frame still to come
+        self._message = 0  # TEXT or BINARY while such a message is in progress
+        self._held: bytearray | None = None  # frames of the message being held, as they came
+        self._payload: bytearray | None = None  # its fragments joined, where it has several
+        self._marked = False  # the next binary message is the backend's own pair
+        self._tail = b""  # the end of a text's last piece: the marker may have begun in it
+        self._passing = False  # nothing is read any more
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._data = self._data[self._at :] + data if self._data else data
+        self._at = 0
+
+    def feed_eof(self) -> bytes:
+        """The stream has ended: returns what was still kept back, as it came."""
+        self._passing = True
+        rest = bytes(self._held or b"") + self._data[self._at :]
+        self._held = self._payload = None
+        self._data, self._at = b"", 0
+        return rest
+
+    def next_segment(self) -> Buffer | Message | None:
+        """The next bytes to pass, or message to work on; None when more bytes are needed."""
+        data = self._data
+        start = at = self._at  # what stands between them passes
+        end = len(data)
+        while True:
+            if self._left == _AT_HEADER:
+                header = None if self._passing else self._read_header(at)
+                if self._passing:
+                    if self._held is None:
+                        at = end
+                    elif at == start:
+                        return self._let_go(at)
+                if header is None:
+                    break
+                if self._too_large(*header):
+                    if at > start:
+                        break  # what stands before it goes first
+                    return self._let_go(at)
+                self._first, header_size, self._left = header
+                opcode = self._first & 0x0F
+                if opcode == BINARY:
+                    self._begin()
+                elif opcode == TEXT:
+                    self._message, self._tail = TEXT, b""
+                body = at + header_size
+                if self._held is not None and not self._first & _CONTROL:
+                    self._held += data[at:body]
+                    if at > start:  # what stands before it goes first
+                        self._at = body
+                        return memoryview(data)[start:at]
+                    start = body
+                at = body
+            size = min(self._left, end - at)
+            if not self._first & _CONTROL:
+                if self._held is not None:
+                    self._hold(data[at : at + size])
+                    start += size
+                elif self._message == TEXT:
+                    self._scan(at, at + size)
+            at += size
+            self._left -= size
+            if self._left:
+                break
+            self._left = _AT_HEADER
+            if self._first & FIN and not self._first & _CONTROL:
+                self._message = 0
+                if self._held is not None:
+                    return self._lift(at)
+        self._at = at
+        if at == end:
+            self._data, self._at = b"", 0
+        if at == start:
+            return None
+        return data if at - start == end else memoryview(data)[start:at]
+
+    def _read_header(self, at: int) -> tuple[int, int, int] | None:
+        """The header at `at`; None while it is incomplete, or when it ends the reading."""
+        try:
+            header = parse_header(self._data, at)
+            if header is None:
+                return None
+            opcode = header[0] & 0x0F
+            if opcode == CONTINUATION:
+                if not self._message:
+                    raise FrameError("a continuation frame continues nothing")
+            elif self._message and not opcode & _CONTROL:
+                raise FrameError("a message began inside another")
+        except FrameError as error:
+            self.fault = str(error)
+            self._passing = True
+            return None
+        if opcode == CLOSE:
+            self._passing = True
+            return None
+        return header
+
+    def _begin(self) -> None:
+        """A binary message begins: hold it, or let it pass."""
+        self._message = BINARY
+        own_pair, self._marked = self._marked, False
+        whole = self._first & FIN != 0
+        if (
+            not own_pair
+            and self._left <= self._max_size
+            and self._wants(self._left if whole else None)
+        ):
+            self._held = bytearray()
+            self._payload = None if whole else bytearray()
+
+    def _hold(self, piece: bytes) -> None:
+        """Keep a piece of the payload back."""
+        assert self._held is not None
+        self._held += piece
+        if self._payload is not None:
+            self._payload += piece
+
+    def _too_large(self, first: int, header_size: int, size: int) -> bool:
+        """Whether the message being held would grow past `max_size` with this frame."""
+        return (
+            self._held is not None
+            and not first & _CONTROL
+            and len(self._held) + header_size + size > self._max_size
+        )
+
+    def _let_go(self, at: int) -> bytearray:
+        """Hold the message in progress no longer. Returns its frames so far, as they came."""
+        assert self._held is not None
+        frames, self._held, self._payload = self._held, None, None
+        self._at = at
+        return frames
+
+    def _lift(self, at: int) -> Message:
+        """The message being held is complete."""
+        payload: Buffer | None = self._payload
+        frames = self._let_go(at)
+        if payload is None:
+            header = parse_header(frames, 0)
+            assert header is not None
+            payload = memoryview(frames)[header[1] :]
+        return Message(payload, frames)
+
+    def _scan(self, start: int, stop: int) -> None:
+        """Look for the marker in a piece of a text message, also across two pieces."""
+        data = self._data
+        edge = self._tail + data[start : min(stop, start + len(MARKER))]
+        if data.find(MARKER, start, stop) >= 0 or MARKER in edge:
+            self._marked = True
+        self._tail = (edge if stop - start < len(MARKER) else data[stop - len(MARKER) : stop])[
+            -len(MARKER) + 1 :
+        ]
