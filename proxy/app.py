@@ -20,7 +20,7 @@ from proxy.control.admin import Admin
 from proxy.control.flags import Flags
 from proxy.control.stats import report
 from proxy.control.store import FileStore
-from proxy.errors import BackendError, ConfigError, RelayError, TooManyConnectionsError
+from proxy.errors import BackendError, ClientError, ConfigError, RelayError, TooManyConnectionsError
 from proxy.http.front import Front, Sent, error_response, is_upgrade
 from proxy.http.headers import ForwardingRules
 from proxy.http.passthrough import Passthrough
@@ -41,15 +41,16 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._store = FileStore(settings.flags_file, Flags(enabled=settings.enable_ws_compression))
+        self.store = FileStore(settings.flags_file, Flags(enabled=settings.enable_ws_compression))
         self._backend = Backend.parse(
             settings.backend, settings.backend_tls(), settings.stall_timeout
         )
         self._server_tls = settings.server_tls()
-        self._counters = Counters()
+        self.counters = Counters()
         self._started = time.time()
         self._stack = contextlib.AsyncExitStack()
-        self._tunnels: Tunnels
+        self.tunnels: Tunnels
+        """The open ones."""
         self._front: Front
         self.listen: Address = settings.listen
         """Where it listens; the port is known once it does."""
@@ -68,11 +69,11 @@ class App:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start everything; what `stack` undoes at the end, last first."""
         settings = self._settings
-        self._store.create()
-        self._store.refresh()
+        self.store.create()
+        self.store.refresh()
         encoder = Encoder(threads=os.cpu_count() or 1)
         stack.callback(encoder.close)
-        self._tunnels = Tunnels(settings.stall_timeout, settings.close_timeout)
+        self.tunnels = Tunnels(settings.stall_timeout, settings.close_timeout)
         rules = ForwardingRules(
             settings.trusted_networks,
             "unix" in settings.trusted_proxies,
@@ -81,9 +82,9 @@ class App:
         self._upgrades = Upgrades(
             backend=self._backend,
             rules=rules,
-            flags=self._store.live,
-            counters=self._counters,
-            tunnels=self._tunnels,
+            flags=self.store.live,
+            counters=self.counters,
+            tunnels=self.tunnels,
             encoder=encoder,
             query_parameter=settings.query_parameter.encode(),
             max_audio_bytes=settings.max_audio_bytes,
@@ -93,7 +94,7 @@ class App:
         self._passthrough = Passthrough(
             self._backend, rules, settings.handshake_timeout, settings.stall_timeout
         )
-        for task in (self._tunnels.watch(), self._store.watch()):
+        for task in (self.tunnels.watch(), self.store.watch()):
             stack.push_async_callback(_cancel, asyncio.create_task(task))
         await self._serve_admin(stack)
         await self._serve_front(stack)
@@ -111,7 +112,7 @@ class App:
                 "ssl_shutdown_timeout": self._settings.close_timeout,
             }
         stack.push_async_callback(self._front.shutdown, self._settings.close_timeout)
-        stack.push_async_callback(self._tunnels.finish)
+        stack.push_async_callback(self.tunnels.finish)
         for sock in sockets:
             server = await loop.create_server(self._front, sock=sock, backlog=4096, **tls)
             stack.callback(server.close)
@@ -119,7 +120,7 @@ class App:
     async def _serve_admin(self, stack: contextlib.AsyncExitStack) -> None:
         token = self._settings.admin_token
         admin = Admin(
-            self._store,
+            self.store,
             self._statistics,
             self._not_ready,
             token.get_secret_value() if token is not None else None,
@@ -135,8 +136,10 @@ class App:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request on the public port."""
         try:
-            if self._connections() > self._settings.max_connections:
+            if self.connections() > self._settings.max_connections:
                 raise TooManyConnectionsError("the proxy serves as many connections as it may")
+            if request.version < (1, 0):
+                raise ClientError("HTTP/0.9 is not spoken here")
             if is_upgrade(request):
                 return await self._upgrades.handle(request)
             return await self._passthrough.handle(request)
@@ -146,17 +149,18 @@ class App:
         except ConnectionResetError:
             return Sent(keep_alive=False)  # nobody is left to answer
 
-    def _connections(self) -> int:
-        return len(self._tunnels) + len(self._front.connections)
+    def connections(self) -> int:
+        """Client connections open: tunnels, handshakes and plain ones."""
+        return len(self.tunnels) + len(self._front.connections)
 
     def _statistics(self) -> dict[str, Any]:
         return {
-            **report(self._counters, self._store.live.current.min_size),
-            "tunnels": len(self._tunnels),
-            "connections": self._connections(),
+            **report(self.counters, self.store.live.current.min_size),
+            "tunnels": len(self.tunnels),
+            "connections": self.connections(),
             "uptime_seconds": round(time.time() - self._started, 3),
             "version": __version__,
-            "flags_error": self._store.error,
+            "flags_error": self.store.error,
         }
 
     async def _not_ready(self) -> str | None:

@@ -28,15 +28,14 @@ class Passthrough:
         """Relay one request. Raises ClientError or BackendError while nothing is answered yet."""
         if request.method == "CONNECT":
             raise ClientError("CONNECT is not offered here")
-        headers = self._request_headers(request)
+        head = self.backend.request(
+            request.method, raw_target(request), self._request_headers(request)
+        )
         async with time_limit(self.handshake_timeout, "the backend did not accept in time"):
             exchange = await self.backend.connect()
         upload: asyncio.Task[None] | None = None
         try:
-            target = raw_target(request)
-            if target.startswith(b"/"):
-                target = self.backend.base_path + target
-            await exchange.send_request(request.method.encode(), target, headers)
+            await exchange.send_request(head)
             upload = asyncio.create_task(self._upload(request, exchange))
             response = await self._response(exchange, upload)
             return await relay_response(request, response, exchange, self.stall_timeout)

@@ -47,6 +47,17 @@ class Backend:
         base_path = parts.path.rstrip("/").encode()
         return cls(parts.hostname, port, None, base_path, tls, stall_timeout)
 
+    def request(self, method: str, target: bytes, headers: RawHeaders) -> h11.Request:
+        """The head of a request to it. Raises ClientError where that is no valid HTTP."""
+        if target.startswith(b"/"):
+            target = self.base_path + target
+        if not any(name.lower() == b"host" for name, _ in headers):
+            headers = [(b"Host", b"%b:%d" % (self.host.encode("idna"), self.port)), *headers]
+        try:
+            return h11.Request(method=method, target=target, headers=headers)
+        except h11.LocalProtocolError as error:
+            raise ClientError(f"the request cannot be relayed: {error}") from error
+
     async def connect(self) -> Exchange:
         """Open a connection. Raises BackendError."""
         loop = asyncio.get_running_loop()
@@ -129,12 +140,8 @@ class Exchange(asyncio.Protocol):
 
     # What we call.
 
-    async def send_request(self, method: bytes, target: bytes, headers: RawHeaders) -> None:
-        """Send the head of the request. Raises ClientError where it is no valid HTTP."""
-        try:
-            request = h11.Request(method=method, target=target, headers=headers)
-        except h11.LocalProtocolError as error:
-            raise ClientError(f"the request cannot be relayed: {error}") from error
+    async def send_request(self, request: h11.Request) -> None:
+        """Send the head of the request."""
         await self._send(request)
 
     async def send_body(self, data: bytes) -> None:

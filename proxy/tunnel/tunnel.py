@@ -98,6 +98,8 @@ class Leg(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self.state = State.LOST
+        if isinstance(exc, TimeoutError):
+            self.peer.abort()  # TCP_USER_TIMEOUT: the kernel's word for what `overdue` watches
         self.peer.resume(PEER_FULL)
         self.end_peer()
         self._on_lost()

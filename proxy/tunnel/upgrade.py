@@ -40,15 +40,14 @@ class Upgrades:
             raw_target(request), self.query_parameter, self.flags.current.algorithms
         )
         headers = self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
+        head = self.backend.request(
+            request.method, target, request_headers(headers, opted_in=bool(algorithms))
+        )
         exchange: Exchange | None = None
         try:
             async with time_limit(self.handshake_timeout, "the backend did not answer in time"):
                 exchange = await self.backend.connect()
-                await exchange.send_request(
-                    request.method.encode(),
-                    self.backend.base_path + target,
-                    request_headers(headers, opted_in=bool(algorithms)),
-                )
+                await exchange.send_request(head)
                 await exchange.end_request()
                 response = await exchange.response()
             if isinstance(response, h11.Response):

@@ -1,5 +1,9 @@
 """Scripted peers and real ones, for tests."""
 
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 _HERE = Path(__file__).parent
@@ -17,3 +21,10 @@ def speech(name: str) -> bytes:
 def pcm() -> bytes:
     """12 seconds of speech, raw PCM: s16le, 22,050 Hz, mono."""
     return speech("speech-22050-s16.wav")[44:]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for something that has no event of its own; fails after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # see above
+            await asyncio.sleep(0.002)

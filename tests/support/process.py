@@ -1,0 +1,96 @@
+"""A proxy in a process of its own, as operators run it, and what the system says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.config import Address, parse_address
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running `audio-proxy run`."""
+
+    pid: int
+    listen: Address
+    admin: Address
+    log: list[str]
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * 4096
+
+    def sockets(self) -> int:
+        """How many sockets it has open."""
+        count = 0
+        for fd in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+                count += os.readlink(fd).startswith("socket:")
+        return count
+
+
+@asynccontextmanager
+async def proxy_process(
+    backend: int | str, state_dir: Path, *options: str
+) -> AsyncIterator[Process]:
+    """Run the command on free ports; ends it with SIGTERM, which must end it well."""
+    url = f"http://127.0.0.1:{backend}" if isinstance(backend, int) else backend
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "run", "--backend", url),
+        *("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--state-dir", str(state_dir)),
+        *options,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    stderr = process.stderr
+    assert stderr is not None
+    log: list[str] = []
+
+    async def follow(reader: asyncio.StreamReader) -> None:
+        log.extend([line.decode() async for line in reader])
+
+    try:
+        while not log or "serving" not in log[-1]:
+            line = await stderr.readline()
+            assert line, f"the proxy ended: {log}"
+            log.append(line.decode())
+        follower = asyncio.create_task(follow(stderr))
+        addresses = {}
+        for name in ("listen", "admin"):
+            found = re.search(rf"\b{name}=(\S+)", log[-1])
+            assert found is not None
+            addresses[name] = parse_address(found[1])
+        listen, admin = addresses["listen"], addresses["admin"]
+        assert isinstance(listen, Address)
+        assert isinstance(admin, Address)
+        yield Process(process.pid, listen, admin, log)
+        process.terminate()
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0, log
+        await follower
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def socket_memory(where: str) -> list[int]:
+    """Bytes that the kernel keeps for each established TCP socket that `ss` finds (`ss -m`)."""
+    process = await asyncio.create_subprocess_exec(
+        *("ss", "-tmnH", "state", "established", where), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    sizes = []
+    for memory in re.findall(r"skmem:\(([^)]*)\)", output.decode()):
+        fields = dict(re.findall(r"([a-z]+)(\d+)", memory))
+        sizes.append(int(fields["r"]) + int(fields["w"]) + int(fields["f"]))
+    return sizes
