@@ -60,6 +60,18 @@ async def websockets_backend() -> AsyncIterator[int]:
 
 
 @asynccontextmanager
+async def aiohttp_server(app: web.Application) -> AsyncIterator[int]:
+    """Any aiohttp application. Yields its port."""
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def aiohttp_backend() -> AsyncIterator[int]:
     """aiohttp. Yields its port."""
 
@@ -78,13 +90,8 @@ async def aiohttp_backend() -> AsyncIterator[int]:
 
     app = web.Application()
     app.router.add_get("/{path:.*}", handle)
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with aiohttp_server(app) as port:
+        yield port
 
 
 @asynccontextmanager
