@@ -191,15 +191,12 @@ class _EarlyBytes:
 
 
 async def flush(request: web.BaseRequest) -> None:
-    """Wait until everything that was written to the client has been sent.
+    """Wait until aiohttp is not holding its writing back.
 
-    An earlier answer on the same connection may still be on its way. Raises ConnectionResetError
-    where the client is gone.
+    An earlier answer on the same connection may still be on its way; what is left of it then is
+    little, and the transport's. Raises ConnectionResetError where the client is gone.
     """
-    transport = request.transport
-    if transport is not None:
-        transport.set_write_buffer_limits(high=0)
-        await request.writer.drain()
+    await request.writer.drain()
     if request.transport is None or request.transport.is_closing():
         raise ConnectionResetError("the client is gone")
 

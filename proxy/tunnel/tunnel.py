@@ -157,7 +157,7 @@ class Leg(asyncio.Protocol):
                 transport.close()
         else:
             # TLS has no half-close in asyncio: close when everything is written.
-            transport.set_write_buffer_limits(high=0)
+            transport.set_write_buffer_limits(high=1)  # so that `resume_writing` means empty
             if not transport.get_write_buffer_size():
                 transport.close()
 
