@@ -162,6 +162,18 @@ def status(
         raise typer.Exit(1)
 
 
+@app.command()
+def demo(
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Stay up: a page to try it on, its address printed.")
+    ] = False,
+) -> None:
+    """Stream real speech from a sample backend, and show what the proxy saves of it."""
+    from proxy.demo.run import main as run_demo
+
+    run_loop(run_demo(serve))
+
+
 def _ask(settings: AdminSettings, path: str) -> dict[str, Any]:
     """The JSON that the admin port answers, an error's too. Raises ConfigError."""
     request = urllib.request.Request(f"http://{settings.admin}{path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import tomllib
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from proxy.errors import ConfigError
 
 PREFIX = "AUDIO_PROXY_"
 UNIX = "unix:"
+
+_VISIBLE = re.compile(r"[!-~]*")
 
 T = TypeVar("T", bound="AdminSettings")
 IPNetwork = IPv4Network | IPv6Network
@@ -65,8 +68,10 @@ class Address:
 
 def parse_address(value: object) -> object:
     """Read `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`. Raises ValueError."""
-    if not isinstance(value, str):
+    if isinstance(value, Address):
         return value
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     if value.startswith(UNIX):
         if value == UNIX:
             raise ValueError("a path is missing after 'unix:'")
@@ -74,7 +79,10 @@ def parse_address(value: object) -> object:
     host, colon, port = value.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{value!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
-    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+    host = host.removeprefix("[").removesuffix("]")
+    if not host:
+        raise ValueError(f"a host is missing in {value!r}")
+    return Address(host, int(port))
 
 
 def parse_networks(value: object) -> object:
@@ -90,7 +98,11 @@ def default_state_dir() -> Path:
     return Path(home) / "audio-proxy"
 
 
-ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
+# At most a day: the kernel counts some of them in 31 bits of milliseconds.
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+# NoDecode: it is text also in the environment, where pydantic-settings would read JSON.
+ListenAddress = Annotated[Address, NoDecode, BeforeValidator(parse_address)]
 
 
 class _TomlFile(PydanticBaseSettingsSource):
@@ -141,7 +153,7 @@ class AdminSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """In order of strength."""
-        path = init_settings().get("config") or os.environ.get(PREFIX + "CONFIG")
+        path = init_settings().get("config") or os.environ.get(PREFIX + "CONFIG") or None
         return init_settings, env_settings, _TomlFile(settings_cls, path)
 
     @property
@@ -185,14 +197,14 @@ class Settings(AdminSettings):
         ),
         description="First value of the flag 'enabled', while no flags are stored yet.",
     )
-    handshake_timeout: float = Field(
-        10.0, gt=0, description="Seconds for the backend to accept and to answer a request."
+    handshake_timeout: Seconds = Field(
+        10.0, description="Seconds for the backend to accept and to answer a request."
     )
-    stall_timeout: float = Field(
-        60.0, gt=0, description="Seconds after which a peer that accepts nothing is let go."
+    stall_timeout: Seconds = Field(
+        60.0, description="Seconds after which a peer that accepts nothing is let go."
     )
-    close_timeout: float = Field(
-        10.0, gt=0, description="Seconds for one side to close after the other has."
+    close_timeout: Seconds = Field(
+        10.0, description="Seconds for one side to close after the other has."
     )
     max_connections: int = Field(
         10_000, ge=1, description="Client connections served at once; further ones get a 503."
@@ -209,9 +221,18 @@ class Settings(AdminSettings):
         url = urlsplit(value)
         if url.scheme not in ("http", "https", "ws", "wss") or not url.hostname:
             raise ValueError(f"{value!r} is no http(s):// or ws(s):// URL and no unix:PATH")
-        if url.query or url.fragment or url.username:
+        if url.query or url.fragment or "@" in url.netloc:
             raise ValueError("a query, a fragment or credentials have no place in it")
+        if not _VISIBLE.fullmatch(url.path):
+            raise ValueError("its path has a character that must be percent-encoded")
         _ = url.port  # raises ValueError where it is no port
+        return value
+
+    @field_validator("host_header")
+    @classmethod
+    def _check_host(cls, value: str | None) -> str | None:
+        if value is not None and (not value or not _VISIBLE.fullmatch(value)):
+            raise ValueError(f"{value!r} is no host name")
         return value
 
     @field_validator("trusted_proxies")

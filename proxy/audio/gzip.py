@@ -58,7 +58,7 @@ def decode(data: bytes, max_size: int) -> bytes:
     """
     inflater = (_isal or zlib).decompressobj(_GZIP_WBITS)
     try:
-        decoded: bytes = inflater.decompress(data, max_size + 1)
+        decoded: bytes = inflater.decompress(data, max(max_size, 0) + 1)
     except Exception as error:
         raise CodecError(f"not gzip: {error}") from error
     if len(decoded) > max_size:

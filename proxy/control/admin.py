@@ -103,7 +103,7 @@ class Admin:
             return _error(415, "send flags as Content-Type: application/json")
         try:
             changes = json.loads(await request.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return _error(400, f"the body is not JSON: {error}")
         if not isinstance(changes, dict):
             return _error(400, 'the body is not a JSON object such as {"enabled": false}')

@@ -12,18 +12,28 @@ from proxy.audio.codec import CODECS
 from proxy.errors import FlagsError
 
 
-def _split_names(value: object) -> object:
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+def _parse_algorithms(value: object) -> tuple[str, ...]:
+    """Names, or a text of names with commas; each known here, in lower case, once."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError(f"names of algorithms are expected: {', '.join(CODECS)}")
+    for name in names:
+        if not isinstance(name, str) or name.strip().lower() not in CODECS:
+            raise ValueError(
+                f"{name!r} is not an algorithm of this installation: {', '.join(CODECS)}"
+            )
+    return tuple(dict.fromkeys(name.strip().lower() for name in names))
 
 
-def _check_name(value: object) -> object:
-    name = value.lower() if isinstance(value, str) else value
-    if name not in CODECS:
-        raise ValueError(f"{value!r} is not an algorithm of this installation: {', '.join(CODECS)}")
-    return name
+def _no_switch(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is expected")
+    return value
 
 
-Algorithm = Annotated[str, BeforeValidator(_check_name)]
+Algorithms = Annotated[tuple[str, ...], BeforeValidator(_parse_algorithms)]
+Integer = Annotated[int, BeforeValidator(_no_switch)]
+Number = Annotated[float, BeforeValidator(_no_switch)]
 
 
 class Flags(BaseModel):
@@ -32,15 +42,15 @@ class Flags(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(default=True, description="compress at all")
-    min_size: int = Field(
+    min_size: Integer = Field(
         default=1024, ge=0, description="smaller chunks are sent as they are, in bytes"
     )
-    min_gain: float = Field(
+    min_gain: Number = Field(
         default=0.03, ge=0, lt=1, description="least saving, as a share of the frames as they came"
     )
-    level: int = Field(default=1, ge=0, le=3, description="0, fastest, to 3, smallest")
-    algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(_split_names)] = Field(
-        default=tuple(CODECS), min_length=1, description="algorithms that clients may have"
+    level: Integer = Field(default=1, ge=0, le=3, description="0, fastest, to 3, smallest")
+    algorithms: Algorithms = Field(
+        default=tuple(CODECS), description="algorithms that clients may have"
     )
 
     def updated(self, changes: Mapping[str, Any]) -> Flags:
@@ -65,7 +75,7 @@ def parse_flags(data: bytes) -> Flags:
     """
     try:
         record = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FlagsError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
         raise FlagsError("not a JSON object")

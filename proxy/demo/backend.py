@@ -7,7 +7,7 @@ import json
 import time
 import wave
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -34,7 +34,7 @@ WAV_HEADER_SIZE = 44
 TEXT = (
     "Photosynthesis is the process by which green plants use sunlight to make their own food from "
     "carbon dioxide and water. Let us look at the equation together, and then I will ask you a "
-    "short question. Do not worry if you get it wrong"
+    "short question. Do not worry if you get it wrong…"
 )
 
 
@@ -108,20 +108,22 @@ class Tutor:
         socket = web.WebSocketResponse(max_msg_size=MAX_QUESTION)
         await socket.prepare(request)
         waiting: asyncio.Queue[WSMessage] = asyncio.Queue(MAX_WAITING)
-        answers = asyncio.create_task(self._answer_all(socket, waiting))
         try:
-            async for message in socket:
-                try:
-                    waiting.put_nowait(message)
-                except asyncio.QueueFull:
-                    await socket.close(
-                        code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many questions"
-                    )
-        finally:
-            answers.cancel()
-            with suppress(asyncio.CancelledError, ConnectionResetError):
-                await answers
+            async with asyncio.TaskGroup() as tasks:
+                answers = tasks.create_task(self._answer_all(socket, waiting))
+                await self._hear(socket, waiting)
+                answers.cancel()
+        except* ConnectionResetError:
+            pass  # the client left in mid-answer
         return socket
+
+    async def _hear(self, socket: web.WebSocketResponse, waiting: asyncio.Queue[WSMessage]) -> None:
+        """Until the client leaves: also while an answer is given."""
+        async for message in socket:
+            try:
+                waiting.put_nowait(message)
+            except asyncio.QueueFull:
+                await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many questions")
 
     async def _answer_all(
         self, socket: web.WebSocketResponse, waiting: asyncio.Queue[WSMessage]

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -129,6 +130,7 @@ async def _compare_all(backend: str, proxy: ProxyProcess) -> list[Comparison]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     with progress:
         async with aiohttp.ClientSession() as session:
@@ -150,17 +152,14 @@ async def _compare_all(backend: str, proxy: ProxyProcess) -> list[Comparison]:
 
 def _print_table(comparisons: list[Comparison], pace: float, console: Console) -> None:
     seconds = recordings()["pcm"].seconds
-    table = Table(title=f"{seconds:.0f} s of speech through audio-proxy")
-    table.add_column("format")
-    for heading in (
-        "chunks",
-        "backend sent, bytes",
-        "on the wire, bytes",
-        "saved",
-        "permessage- deflate",
-        "added latency",
-    ):
-        table.add_column(heading, justify="right")
+    table = Table(title=f"{seconds:.0f} s of speech through audio-proxy", box=box.SIMPLE_HEAD)
+    table.add_column("format", style="bold")
+    table.add_column("chunks", justify="right")
+    table.add_column("backend\nsent, bytes", justify="right")
+    table.add_column("on the\nwire, bytes", justify="right")
+    table.add_column("\nsaved", justify="right", style="green")
+    table.add_column("permessage-\ndeflate", justify="right")
+    table.add_column("added\nlatency", justify="right")
     for comparison in comparisons:
         table.add_row(*comparison.row())
     console.print(table)
@@ -210,7 +209,7 @@ async def _show(backend: str, proxy: ProxyProcess, pace: float) -> None:
     if problems:
         raise typer.Exit(1)
     console.print(
-        "[green]All audio is what the backend sent, byte for byte; the bytes counted here are "
+        "\n[green]All audio is what the backend sent, byte for byte; the bytes counted here are "
         "those that the proxy's /stats count.[/]",
         highlight=False,
     )
@@ -238,7 +237,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     tasks = (asyncio.create_task(work), asyncio.create_task(stop.wait()))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
+        if stop.is_set():  # a terminal's Ctrl-C ends the proxy too: that is no fault of the work
             return False
         await tasks[0]
         return True

@@ -40,7 +40,7 @@ def parse(text: str) -> Metadata | None:
         return None
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested beyond reason
         return None
     if not isinstance(record, dict) or record.get("type") != TYPE:
         return None

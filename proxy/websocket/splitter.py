@@ -101,7 +101,12 @@ class Splitter:
                         return self._let_go(at)
                 if header is None:
                     break
-                if self._too_large(*header):
+                if self._held is not None and header[0] & _CONTROL:
+                    # Whole or not at all: were the stream to end inside it, the frames that are
+                    # held would have to go behind it, and would be read as its payload.
+                    if at + header[1] + header[2] > end:
+                        break
+                elif self._too_large(*header):
                     if at > start:
                         break  # what stands before it goes first
                     return self._let_go(at)
@@ -183,13 +188,9 @@ class Splitter:
         if self._payload is not None:
             self._payload += piece
 
-    def _too_large(self, first: int, header_size: int, size: int) -> bool:
+    def _too_large(self, _first: int, header_size: int, size: int) -> bool:
         """Whether the message being held would grow past `max_size` with this frame."""
-        return (
-            self._held is not None
-            and not first & _CONTROL
-            and len(self._held) + header_size + size > self._max_size
-        )
+        return self._held is not None and len(self._held) + header_size + size > self._max_size
 
     def _let_go(self, at: int) -> bytearray:
         """Hold the message in progress no longer. Returns its frames so far, as they came."""

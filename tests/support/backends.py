@@ -60,6 +60,18 @@ async def websockets_backend() -> AsyncIterator[int]:
 
 
 @asynccontextmanager
+async def echo_backend() -> AsyncIterator[int]:
+    """`websockets`, sending everything back, text too. Yields its port."""
+
+    async def echo(socket: ServerConnection) -> None:
+        async for message in socket:
+            await socket.send(message)
+
+    async with serve(echo, "127.0.0.1", 0, max_size=None, ping_interval=None) as server:
+        yield next(iter(server.sockets)).getsockname()[1]
+
+
+@asynccontextmanager
 async def aiohttp_server(app: web.Application) -> AsyncIterator[int]:
     """Any aiohttp application. Yields its port."""
     runner = web.AppRunner(app, shutdown_timeout=1)

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.control.flags import Flags
+from proxy.control.store import FileStore
+from proxy.errors import FlagsError
+
+BROKEN = {
+    "empty": "",
+    "cut short": '{"enabled": fal',
+    "no object": "[]",
+    "wrong value": '{"level": 9}',
+    "wrong kind of value": '{"algorithms": [["gzip"]]}',
+    "unknown flag": '{"enabeld": false}',
+    "no end to it": "[" * 100_000,
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "flags.json"
+
+
+@pytest.fixture
+def store(path: Path) -> FileStore:
+    """A store whose file holds the defaults."""
+    store = FileStore(path, Flags())
+    store.create()
+    store.refresh()
+    return store
+
+
+def rewrite(path: Path, text: str) -> None:
+    """As an editor may: in place, the same inode, the same time stamps."""
+    before = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_ino == before.st_ino
+
+
+def replace(path: Path, text: str) -> None:
+    """As a careful program does."""
+    other = path.with_name("other")
+    other.write_text(text)
+    os.replace(other, path)
+
+
+# What is on disk.
+
+
+def test_the_first_flags_are_written_where_no_file_is(path: Path) -> None:
+    FileStore(path, Flags(enabled=False)).create()
+    assert json.loads(path.read_bytes())["enabled"] is False
+    FileStore(path, Flags(level=3)).create()
+    assert FileStore(path, Flags()).read() == Flags(enabled=False)
+
+
+def test_a_folder_that_cannot_be_made_does_not_stop_the_proxy(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file, no folder")
+    store = FileStore(tmp_path / "state" / "flags.json", Flags(level=2))
+    store.create()
+    store.refresh()
+    assert store.live.current == Flags(level=2)
+    with pytest.raises(FlagsError, match=r"cannot write .*flags\.json"):
+        store.set({"level": 3})
+    assert store.live.current == Flags(level=2)
+
+
+def test_set_changes_the_file_and_what_is_in_force_here(store: FileStore, path: Path) -> None:
+    assert store.set({"level": "2"}) == store.live.current == Flags(level=2)
+    assert FileStore(path, Flags()).read() == Flags(level=2)
+    assert store.set({"enabled": False}) == Flags(level=2, enabled=False)
+
+
+def test_an_invalid_update_changes_nothing(store: FileStore, path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(FlagsError, match=r"^level: "):
+        store.set({"enabled": False, "level": 9})
+    assert path.read_bytes() == before
+    assert store.live.current == Flags()
+    assert store.error is None
+
+
+def test_the_file_is_replaced_whole(store: FileStore, path: Path) -> None:
+    """Who has it open reads the old content to its end."""
+    with path.open("rb") as old:
+        before = path.stat().st_ino
+        store.set({"enabled": False})
+        assert path.stat().st_ino != before
+        assert json.loads(old.read())["enabled"] is True
+    assert json.loads(path.read_bytes())["enabled"] is False
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_no_temporary_file_is_left(store: FileStore, path: Path) -> None:
+    store.set({"level": 2})
+    with pytest.raises(FlagsError):
+        store.set({"level": 9})
+    assert {file.name for file in path.parent.iterdir()} == {"flags.json", "flags.lock"}
+
+
+def test_a_write_that_fails_leaves_the_old_file(store: FileStore, path: Path) -> None:
+    """The file has become a folder: the replacement fails after everything was written."""
+    path.unlink()
+    path.mkdir()
+    (path / "inside").touch()
+    with pytest.raises(FlagsError, match="cannot write"):
+        store.set({"level": 2})
+    assert {file.name for file in path.parent.iterdir()} == {"flags.json", "flags.lock"}
+    assert store.live.current == Flags()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_reading_a_broken_file_says_which(store: FileStore, path: Path, name: str) -> None:
+    path.write_text(BROKEN[name])
+    with pytest.raises(FlagsError, match=str(path)):
+        store.read()
+
+
+def test_reading_a_missing_file_says_which(path: Path) -> None:
+    with pytest.raises(FlagsError, match=f"cannot read {path}"):
+        FileStore(path, Flags()).read()
+
+
+# What is in force.
+
+
+@pytest.mark.parametrize("write", [rewrite, replace])
+def test_a_change_is_seen_however_it_was_made(
+    store: FileStore, path: Path, write: Callable[[Path, str], None]
+) -> None:
+    write(path, '{"level": 3}')
+    store.refresh()
+    assert store.live.current == Flags(level=3)
+    write(path, '{"level": 2}')  # the same size
+    store.refresh()
+    assert store.live.current == Flags(level=2)
+
+
+def test_a_configmap_that_swaps_its_symlink(tmp_path: Path) -> None:
+    """As the kubelet does: flags.json -> ..data/flags.json, ..data -> a folder, swapped."""
+    for folder, text in (("..1", '{"level": 2}'), ("..2", '{"level": 3, "enabled": false}')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "flags.json").write_text(text)
+    (tmp_path / "..data").symlink_to("..1")
+    path = tmp_path / "flags.json"
+    path.symlink_to("..data/flags.json")
+    store = FileStore(path, Flags())
+    store.create()
+    store.refresh()
+    assert store.live.current == Flags(level=2)
+    (tmp_path / "..data_tmp").symlink_to("..2")
+    os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
+    store.refresh()
+    assert store.live.current == Flags(level=3, enabled=False)
+    assert path.is_symlink()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_changes_nothing_and_says_why(
+    store: FileStore, path: Path, name: str
+) -> None:
+    store.set({"level": 3})
+    good = path.read_text()
+    rewrite(path, BROKEN[name])
+    store.refresh()
+    assert store.live.current == Flags(level=3)
+    assert store.error is not None
+    assert str(path) in store.error
+    store.refresh()
+    assert store.error is not None, "an unchanged file is as broken as before"
+    rewrite(path, good)
+    store.refresh()
+    assert store.error is None
+    assert store.live.current == Flags(level=3)
+
+
+def test_a_missing_file_changes_nothing_and_says_why(store: FileStore, path: Path) -> None:
+    store.set({"level": 3})
+    good = path.read_bytes()
+    path.unlink()
+    store.refresh()
+    assert store.live.current == Flags(level=3)
+    assert store.error is not None
+    assert "cannot read" in store.error
+    path.write_bytes(good)
+    store.refresh()
+    assert store.error is None
+
+
+def test_an_unchanged_record_stays_the_same_object(store: FileStore, path: Path) -> None:
+    """Written differently, it is no change: nobody is told of one."""
+    before = store.live.current
+    rewrite(path, '{ "level" : 1 }')
+    store.refresh()
+    assert store.live.current is before
+
+
+def test_a_broken_file_is_replaced_by_what_is_in_force_and_the_change(
+    store: FileStore, path: Path
+) -> None:
+    store.set({"level": 3})
+    path.write_text("{")
+    store.refresh()
+    assert store.set({"enabled": False}) == Flags(level=3, enabled=False)
+    assert store.error is None
+    assert FileStore(path, Flags()).read() == Flags(level=3, enabled=False)
+
+
+def test_another_process_is_followed(store: FileStore, path: Path) -> None:
+    FileStore(path, Flags()).set({"enabled": False})
+    assert store.live.current.enabled
+    store.refresh()
+    assert not store.live.current.enabled
+
+
+FLIP_OFTEN = """
+import sys
+from pathlib import Path
+from proxy.control.flags import Flags
+from proxy.control.store import FileStore
+store = FileStore(Path(sys.argv[1]), Flags())
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(100):
+    flags = store.set({sys.argv[2]: sys.argv[3]})
+    assert getattr(flags, sys.argv[2]) == int(sys.argv[3])
+    back = store.set({sys.argv[2]: sys.argv[4]})
+    assert getattr(back, sys.argv[2]) == int(sys.argv[4])
+"""
+
+
+def test_two_processes_that_change_different_flags_lose_nothing(
+    store: FileStore, path: Path
+) -> None:
+    """Each sees its own last value after every change of the other's."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FLIP_OFTEN, str(path), *change],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for change in (("level", "3", "2"), ("min_size", "100", "200"))
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, problem = process.communicate(timeout=60)
+        assert process.returncode == 0, problem
+    store.refresh()
+    assert store.live.current == Flags(level=2, min_size=200)
+    assert store.error is None

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Everything that must pass: ruff, mypy, pytest. Installs what is missing where it may.
+#
+#   sh tests/run.sh [pytest options]      sh tests/run.sh -m deep
+set -eu
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
+cd "$root"
+
+# Commands that the tests run, and the Debian packages that have them.
+missing=
+for pair in node:nodejs npm:npm chromium:chromium ss:iproute2; do
+    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
+done
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing$missing with apt-get..."
+        # shellcheck disable=SC2086  # a list of words
+        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install $missing; } \
+            </dev/null >/dev/null
+    else
+        echo "run.sh: these packages are missing:$missing. Install them, or run this as root on Debian." >&2
+        exit 1
+    fi
+fi
+
+sh deploy/venv.sh test
+
+node=tests/support/node
+if ! cmp -s $node/package-lock.json $node/node_modules/.installed; then
+    echo "Installing the Node test backend..."
+    npm ci --prefix $node --no-audit --no-fund --loglevel=error </dev/null
+    cp $node/package-lock.json $node/node_modules/.installed
+fi
+
+bin=$root/.venv/bin
+"$bin/ruff" check
+"$bin/ruff" format --check
+"$bin/mypy"
+exec "$bin/python" -m pytest "$@"

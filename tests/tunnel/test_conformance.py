@@ -1,0 +1,59 @@
+"""Autobahn's cases: through the proxy, a backend gets the verdicts that it gets directly."""
+
+from __future__ import annotations
+
+import kosoku
+import pytest
+
+from tests.conftest import Proxy
+from tests.support.backends import echo_backend
+
+# All but 9 (limits) and most of 12 and 13 (permessage-deflate), which take minutes.
+CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*", "12.1.1", "13.1.1"]
+
+# Answers of repeated bytes, 65,535 and more of them: what comes back is a compressed pair.
+COMPRESSED = {"1.2.6", "1.2.7", "1.2.8"}
+
+# kosoku's cases leave the files open that they read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+Verdicts = dict[str, tuple[str, str]]
+
+
+async def verdicts(url: str, cases: list[str] | None) -> Verdicts:
+    """Verdicts on the messages and on the closing handshake, by case."""
+    try:
+        results = await kosoku.run_fuzzingclient(url, cases=cases, concurrency=4)
+    except kosoku.FailureError as error:
+        results = error.results
+    return {r.case_id: (r.behavior.value, r.behavior_close.value) for r in results}
+
+
+async def compare(proxy: Proxy, query: str, cases: list[str] | None) -> tuple[Verdicts, set[str]]:
+    """The direct verdicts, and the cases that have another one through the proxy."""
+    async with echo_backend() as port, proxy(port) as app:
+        direct = await verdicts(f"ws://127.0.0.1:{port}/", cases)
+        through = await verdicts(f"ws://{app.listen}/{query}", cases)
+    assert direct.keys() == through.keys()
+    return direct, {case for case in direct if direct[case] != through[case]}
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_who_did_not_opt_in(proxy: Proxy) -> None:
+    direct, differing = await compare(proxy, "", CASES)
+    assert list(direct.values()).count(("OK", "OK")) > 200
+    assert differing == set()
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_who_opted_in(proxy: Proxy) -> None:
+    """Autobahn does not read our pairs; everything that is no pair gets the same verdict."""
+    _, differing = await compare(proxy, "?audio_compression=gzip", CASES[:8])
+    assert differing == COMPRESSED
+
+
+@pytest.mark.deep
+async def test_every_case(proxy: Proxy) -> None:
+    direct, differing = await compare(proxy, "", None)
+    assert len(direct) > 500
+    assert differing == set()

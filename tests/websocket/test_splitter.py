@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Sequence
+from itertools import cycle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
+
+from proxy.websocket.splitter import Message, Splitter
+from tests.websocket.strategies import (
+    MARKER,
+    MAX,
+    Item,
+    binary,
+    cut,
+    fragmented,
+    is_control,
+    items,
+    message,
+    read_sizes,
+    wire_of,
+)
+
+PING = message(Opcode.PING, b"12345")
+
+
+class Splits:
+    """Feeds a splitter and keeps its segments; `wanted` answers it, over and over."""
+
+    def __init__(self, wanted: Sequence[bool] = (True,), max_size: int = MAX) -> None:
+        self.asked: list[int | None] = []
+        self.segments: list[bytes | Message] = []
+        self._wanted = cycle(wanted)
+        self.splitter = Splitter(self._wants, max_size)
+
+    def _wants(self, size: int | None) -> bool:
+        self.asked.append(size)
+        return next(self._wanted)
+
+    def feed(self, data: bytes) -> Splits:
+        self.splitter.feed(data)
+        while (segment := self.splitter.next_segment()) is not None:
+            self.segments.append(segment if isinstance(segment, Message) else bytes(segment))
+        assert self.splitter.next_segment() is None
+        return self
+
+    @property
+    def messages(self) -> list[Message]:
+        return [segment for segment in self.segments if isinstance(segment, Message)]
+
+    def passed_since(self, seen: int) -> int:
+        """Bytes that passed behind the first `seen` segments."""
+        return sum(len(segment) for segment in self.segments[seen:] if isinstance(segment, bytes))
+
+    @property
+    def joined(self) -> bytes:
+        """All segments, as they came."""
+        return b"".join(bytes(s.frames) if isinstance(s, Message) else s for s in self.segments)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(items, max_size=6),
+    read_sizes,
+    st.lists(st.booleans(), min_size=1, max_size=5),
+    st.integers(0, 30),
+)
+def test_nothing_is_lost_doubled_or_changed(
+    sent: list[Item], sizes: list[int], wanted: list[bool], cut_off: int
+) -> None:
+    splits = Splits(wanted)
+    stream = b"".join(item.wire for item in sent)[: -cut_off or None]
+    for read in cut(stream, sizes):
+        splits.feed(read)
+    rest = splits.splitter.feed_eof()
+    out = splits.joined + rest
+    assert len(out) == len(stream)
+    if not any(is_control(frame) for item in sent for frame in item.frames[1:]):
+        assert out == stream
+    whole = {(item.payload, item.data_wire) for item in sent if item.opcode is Opcode.BINARY}
+    for lifted in splits.messages:
+        assert (bytes(lifted.payload), bytes(lifted.frames)) in whole
+    assert len(splits.messages) <= sum(map(next, [cycle(wanted)] * len(splits.asked)))
+
+
+def test_each_binary_message_is_asked_about_once() -> None:
+    stream = b"".join(
+        item.wire
+        for item in (
+            binary(b"four"),
+            message(Opcode.TEXT, b"not this"),
+            PING,
+            binary(b""),
+            fragmented(Opcode.BINARY, [b"size", b"not", b"known"], PING.frames),
+            fragmented(Opcode.TEXT, [b"a", b"b"]),
+            binary(bytes(MAX)),
+            binary(bytes(MAX + 1)),  # cannot be held, so is not offered
+            message(Opcode.TEXT, MARKER),
+            binary(b"of the backend's own pair"),
+            binary(b"again"),
+        )
+    )
+    for sizes in ([1], [10**6]):
+        splits = Splits()
+        for read in cut(stream, sizes):
+            splits.feed(read)
+        assert splits.asked == [4, 0, None, MAX, 5]
+        assert len(splits.messages) == 5
+        assert splits.splitter.fault is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(items, max_size=6), read_sizes)
+def test_what_is_not_wanted_passes_at_once(sent: list[Item], sizes: list[int]) -> None:
+    splits = Splits((False,))
+    stream = b"".join(item.wire for item in sent)
+    kept_back = seen = 0
+    for read in cut(stream, sizes):
+        splits.feed(read)
+        kept_back += len(read) - splits.passed_since(seen)
+        seen = len(splits.segments)
+        assert kept_back < 10, "more is kept back than an incomplete header"
+    assert splits.joined == stream
+
+
+def test_control_frames_within_a_held_message_pass_at_once() -> None:
+    splits = Splits()
+    item = fragmented(Opcode.BINARY, [b"a" * 200, b"b" * 300], PING.frames * 2)
+    first, *pings, last = item.frames
+    splits.feed(wire_of([first])).feed(wire_of(pings))
+    assert splits.segments == [wire_of(pings)]
+    splits.feed(wire_of([last]))
+    assert splits.segments[1:] == [Message(b"a" * 200 + b"b" * 300, wire_of([first, last]))]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("sizes", [[1], [10**6]])
+def test_a_fragmented_message_is_held_up_to_the_limit(sizes: list[int], over: int) -> None:
+    """Frame headers count: 2 + 100, and 2 + 96 + `over`."""
+    item = fragmented(Opcode.BINARY, [b"a" * 100, b"b" * (96 + over)], PING.frames)
+    splits = Splits(max_size=200)
+    for read in cut(item.wire + binary(b"next").wire, sizes):
+        splits.feed(read)
+    lifted = [bytes(one.payload) for one in splits.messages]
+    assert lifted == [item.payload, b"next"][over:]
+    if over:
+        first, ping, last = item.frames
+        assert splits.joined == wire_of([ping, first, last, Frame(Opcode.BINARY, b"next")])
+    assert splits.splitter.feed_eof() == b""
+
+
+def test_a_message_let_go_is_not_asked_about_again() -> None:
+    splits = Splits(max_size=200)
+    splits.feed(fragmented(Opcode.BINARY, [b"a" * 150] * 5).wire)
+    assert splits.asked == [None]
+    assert splits.messages == []
+
+
+def test_an_unfragmented_message_is_held_up_to_the_limit() -> None:
+    splits = Splits(max_size=200).feed(binary(bytes(200)).wire + binary(bytes(201)).wire)
+    assert splits.asked == [200]
+    assert splits.joined == binary(bytes(200)).wire + binary(bytes(201)).wire
+
+
+def test_the_end_gives_back_what_is_held_and_what_is_not_read_yet() -> None:
+    first = Frame(Opcode.BINARY, b"a" * 200, fin=False).serialize(mask=False)
+    splits = Splits().feed(first + b"\x00")
+    assert splits.segments == []
+    assert splits.splitter.feed_eof() == first + b"\x00"
+    assert splits.splitter.feed_eof() == b""
+
+
+# What no server may send.
+
+FAULTS = {
+    "masked": b"\x82\x85maskhello",
+    "rsv1": b"\xc2\x05hello",
+    "rsv2": b"\xa2\x05hello",
+    "rsv3": b"\x92\x05hello",
+    **{f"opcode {op}": bytes((0x80 | op, 0)) for op in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "long ping": b"\x89\x7e\x00\x7e" + bytes(126),
+    "very long close": b"\x88\x7f" + bytes(6) + b"\x01\x00",
+    "fragmented ping": b"\x09\x00",
+    "negative size": b"\x82\x7f\x80" + bytes(7),
+}
+BETWEEN = {**FAULTS, "continuation of nothing": b"\x80\x00"}
+WITHIN = {**FAULTS, "text within": b"\x81\x02hi", "binary within": b"\x82\x02hi"}
+
+
+def check_fault(before: bytes, faulty: bytes, sizes: list[int]) -> Splits:
+    splits = Splits()
+    stream = before + faulty + binary(b"no more").wire + b"\xff" * 100
+    for read in cut(before, sizes):
+        splits.feed(read)
+    assert splits.splitter.fault is None
+    for read in cut(stream[len(before) :], sizes):
+        splits.feed(read)
+    assert splits.splitter.fault is not None
+    assert splits.joined == stream, "something is held, or changed"
+    assert splits.splitter.feed_eof() == b""
+    return splits
+
+
+@pytest.mark.parametrize("sizes", [[1], [2, 3], [1000]])
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_fault_between_messages(name: str, sizes: list[int]) -> None:
+    splits = check_fault(binary(b"good").wire, BETWEEN[name], sizes)
+    assert [bytes(lifted.payload) for lifted in splits.messages] == [b"good"]
+
+
+@pytest.mark.parametrize("sizes", [[1], [2, 3], [1000]])
+@pytest.mark.parametrize("opcode", [Opcode.BINARY, Opcode.TEXT])
+@pytest.mark.parametrize("name", WITHIN)
+def test_a_fault_within_a_message(name: str, opcode: Opcode, sizes: list[int]) -> None:
+    """What was held leaves first."""
+    begun = fragmented(opcode, [b"a" * 200, b"b" * 300, b"never sent"]).frames[:2]
+    assert check_fault(wire_of(begun), WITHIN[name], sizes).messages == []
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("fragment", [b"", b"a", b"a" * 1000], ids=["empty", "tiny", "large"])
+def test_an_endless_message_takes_no_memory(fragment: bytes) -> None:
+    batch = Frame(Opcode.CONT, fragment, fin=False).serialize(mask=False) * 100
+    splitter = Splitter(lambda size: True, MAX)
+    tracemalloc.start()
+    try:
+        splitter.feed(Frame(Opcode.BINARY, b"", fin=False).serialize(mask=False))
+        for _ in range(4 * MAX // len(batch)):
+            splitter.feed(batch)
+            while splitter.next_segment() is not None:
+                pass
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # While held: the frames, the fragments joined, and the room a growing bytearray leaves itself.
+    assert peak < 3 * MAX + 4 * len(batch)
+    assert held < 4 * len(batch)
+
+
+# Judged by `websockets`.
+
+loose_frames = st.builds(
+    lambda first, masked, payload: bytes((first, masked << 7 | len(payload))) + payload,
+    st.integers(0, 255).filter(lambda first: first & 0x0F != 0x08)
+    | st.sampled_from((0x82, 0x02, 0x00, 0x80, 0x81, 0x01, 0x89)),
+    st.sampled_from((False,) * 9 + (True,)),
+    st.binary(max_size=20),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(loose_frames, max_size=6), read_sizes)
+def test_a_fault_is_what_websockets_finds_faulty(frames: list[bytes], sizes: list[int]) -> None:
+    """Any frames but close frames, behind which nothing is read any more."""
+    stream = b"".join(frames)
+    protocol = ClientProtocol(parse_uri("ws://test/"), state=State.OPEN)
+    protocol.receive_data(stream)
+    splits = Splits()
+    for read in cut(stream, sizes):
+        splits.feed(read)
+    assert (splits.splitter.fault is None) == (protocol.parser_exc is None)
+    assert len(splits.joined + splits.splitter.feed_eof()) == len(stream)
