@@ -112,6 +112,7 @@ class App:
                 "ssl_shutdown_timeout": self._settings.close_timeout,
             }
         stack.push_async_callback(self._front.shutdown, self._settings.close_timeout)
+        stack.callback(self._front.pre_shutdown)  # ends those that wait for another request
         stack.push_async_callback(self.tunnels.finish)
         for sock in sockets:
             server = await loop.create_server(self._front, sock=sock, backlog=4096, **tls)

@@ -1,0 +1,89 @@
+"""aiohttp's server, as far as more of it is used than it documents; and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+
+from proxy.http.front import Front, Sent, flush, take_over
+from tests.conftest import Proxy
+from tests.support import until
+from tests.support.raw import Peer, raw_backend, raw_client
+
+
+async def test_a_connection_is_taken_over_whole() -> None:
+    """Early bytes come along, nothing is closed, and aiohttp lets go of everything."""
+    received = bytearray()
+    lost = asyncio.Event()
+
+    class Ours(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            received.extend(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.set()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        await flush(request)
+        transport, early = take_over(request)
+        received.extend(early)
+        transport.set_protocol(Ours())
+        transport.write(b"taken over")
+        transport.resume_reading()
+        return Sent(keep_alive=False)
+
+    loop = asyncio.get_running_loop()
+    front = Front(handle)
+    before = asyncio.all_tasks()
+    server = await loop.create_server(front, "127.0.0.1", 0)
+    try:
+        async with raw_client(server.sockets[0].getsockname()[1]) as client:
+            head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            await client.send(head + b"early")
+            assert await client.read(10) == b"taken over"
+            await client.send(b" and late")
+            await until(lambda: bytes(received) == b"early and late")
+            assert front.connections == []
+            assert asyncio.all_tasks() - before == set()
+            assert not lost.is_set()
+        await lost.wait()
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_faulty_handler_is_a_500_without_secrets() -> None:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        raise KeyError("s3cret")
+
+    loop = asyncio.get_running_loop()
+    front = Front(handle)
+    server = await loop.create_server(front, "127.0.0.1", 0)
+    try:
+        async with raw_client(server.sockets[0].getsockname()[1]) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await client.rest()
+            assert answer.startswith(b"HTTP/1.1 500 ")
+            assert answer.endswith(b"\r\n\r\nthe proxy failed; its log says why\n")
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_stopping_does_not_wait_for_idle_connections(proxy: Proxy) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with raw_backend(script) as port, contextlib.AsyncExitStack() as outlives:
+        async with asyncio.timeout(5):  # close_timeout is 10
+            async with proxy(port) as app:
+                idle = await outlives.enter_async_context(raw_client(app.listen))
+                used = await outlives.enter_async_context(raw_client(app.listen))
+                await used.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                await used.head()
+                await until(lambda: app.connections() == 2)
+            assert await idle.ended() == b""
+            assert await used.ended() == b""
