@@ -9,7 +9,7 @@ cd "$root"
 
 # Commands that the tests run, and the Debian packages that have them.
 missing=
-for pair in node:nodejs npm:npm chromium:chromium ss:iproute2; do
+for pair in node:nodejs npm:npm chromium:chromium ss:iproute2 curl:curl; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 if [ -n "$missing" ]; then
