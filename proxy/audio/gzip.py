@@ -22,6 +22,12 @@ _ISAL_LEVELS = (1, 1, 2, 3)
 _ZLIB_LEVELS = (1, 1, 6, 9)
 
 
+# Handing a chunk to a thread costs 40 to 60 us of CPU on the event loop alone. ISA-L takes 46 us
+# of 4 KiB, 121 of 64 KiB, 273 of 128 KiB; zlib 127 us of 4 KiB and 320 of 16 KiB.
+_ISAL_INLINE = 128 * 1024
+_ZLIB_INLINE = 16 * 1024
+
+
 class Gzip:
     """One gzip member per chunk."""
 
@@ -32,11 +38,11 @@ class Gzip:
             assert _isal is not None
             self._compress = _isal.compress
             self._levels = _ISAL_LEVELS
-            self.inline_size = 128 * 1024
+            self.inline_size = _ISAL_INLINE
         else:
             self._compress = zlib.compress
             self._levels = _ZLIB_LEVELS
-            self.inline_size = 16 * 1024
+            self.inline_size = _ZLIB_INLINE
 
     def encode(self, data: bytes | bytearray | memoryview, level: int) -> bytes:
         """Compress `data` at `level`, 0 (fastest) to 3 (smallest)."""
