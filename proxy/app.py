@@ -48,6 +48,7 @@ class App:
         self._server_tls = settings.server_tls()
         self.counters = Counters()
         self._started = time.time()
+        self._stopping = False
         self._stack = contextlib.AsyncExitStack()
         self.tunnels: Tunnels
         """The open ones."""
@@ -117,6 +118,7 @@ class App:
         for sock in sockets:
             server = await loop.create_server(self._front, sock=sock, backlog=4096, **tls)
             stack.callback(server.close)
+        stack.callback(self._begin_to_stop)
 
     async def _serve_admin(self, stack: contextlib.AsyncExitStack) -> None:
         token = self._settings.admin_token
@@ -164,7 +166,12 @@ class App:
             "flags_error": self.store.error,
         }
 
+    def _begin_to_stop(self) -> None:
+        self._stopping = True
+
     async def _not_ready(self) -> str | None:
+        if self._stopping:
+            return "the proxy is stopping"
         try:
             async with time_limit(READY_TIMEOUT, "the backend did not accept in time"):
                 exchange = await self._backend.connect()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine
+from http.client import HTTPException
 from typing import Annotated, Any
 
 import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxy import __version__
 from proxy.config import AdminSettings, Settings, load
@@ -107,6 +110,7 @@ def run(**options: str | None) -> None:
     """
     from proxy.app import serve
 
+    _configure_logs(logging.INFO)
     run_loop(serve(load(Settings, options)))
 
 
@@ -157,7 +161,7 @@ def status(
     else:
         _print_status(stats, flags)
         for problem in problems:
-            console.print(f"[bold red]problem:[/] {problem}", highlight=False, soft_wrap=True)
+            console.print(Text.assemble(("problem: ", "bold red"), problem), soft_wrap=True)
     if problems:
         raise typer.Exit(1)
 
@@ -179,14 +183,17 @@ def _ask(settings: AdminSettings, path: str) -> dict[str, Any]:
     request = urllib.request.Request(f"http://{settings.admin}{path}")
     if settings.admin_token is not None:
         request.add_header("Authorization", f"Bearer {settings.admin_token.get_secret_value()}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is no web site
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
+        try:
+            response = opener.open(request, timeout=5)
+        except urllib.error.HTTPError as error:
+            response = error
+        with response:
+            if response.status == 401:
+                raise ConfigError("admin_token: the proxy does not take it, or needs one")
             body: dict[str, Any] = json.load(response)
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            raise ConfigError("admin_token: the proxy does not take it, or needs one") from error
-        body = json.load(error)
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise ConfigError(f"admin: no proxy answers at {settings.admin}: {error}") from error
     return body
 
@@ -217,9 +224,10 @@ def _print_status(stats: dict[str, Any], flags: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _configure_logs() -> None:
-    """Logs go to standard error; a table or JSON on standard output stays clean."""
+def _configure_logs(least: int) -> None:
+    """Logs of `least` level and above go to standard error: standard output stays clean."""
     structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
@@ -229,13 +237,13 @@ def _configure_logs() -> None:
             ),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,
     )
 
 
 def main() -> None:
     """Run the command line. Errors that a user can mend are one line each, without a traceback."""
-    _configure_logs()
+    _configure_logs(logging.WARNING)
     try:
         app()
     except AudioProxyError as error:

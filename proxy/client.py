@@ -7,6 +7,8 @@ async with connect("wss://tutor.example/ws") as tutor:
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, overload
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -14,6 +16,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
 from websockets.typing import Data
 
 from proxy.audio import gzip
@@ -33,9 +37,16 @@ class AudioConnection(ClientConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._opcodes: deque[Opcode] = deque()  # of the messages that wait to be received
         self._messages = 0  # received so far
-        self._metadata: Metadata | None = None  # the binary message that it announces comes next
-        self._kept: str | None = None  # a message that came where a binary one was due
+        self._announced: Metadata | AudioFrameError | None = None  # by the message before
+        self._kept: bytes | None = None  # a text that came where a binary message was due
+
+    def process_event(self, event: Event) -> None:
+        """Called by `websockets` for each frame: notes what each message is."""
+        if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._opcodes.append(event.opcode)
+        super().process_event(event)
 
     @overload
     async def recv(self, decode: Literal[True]) -> str: ...
@@ -50,12 +61,33 @@ class AudioConnection(ClientConnection):
         Raises what `websockets` raises, and AudioFrameError where a pair is broken; the
         connection stays usable, and the next call goes on behind the broken pair.
         """
-        message = await self._next_message()
-        if decode is False and isinstance(message, str):
-            return message.encode()
-        if decode is True and isinstance(message, bytes):
-            return message.decode()
-        return message
+        while True:
+            announced, self._announced = self._announced, None
+            try:
+                # A pair's binary is no text, whatever the caller takes the audio for.
+                data, is_text = await self._receive(False if announced else decode)
+            except ConnectionClosed as error:
+                if announced is None:
+                    raise
+                raise AudioFrameError(
+                    f"message {self._messages} is metadata, and the connection closed before the "
+                    "audio that it announces"
+                ) from error
+            except asyncio.CancelledError:
+                self._announced = announced
+                raise
+            if announced is not None and is_text:
+                self._kept = data if isinstance(data, bytes) else data.encode()
+                if isinstance(announced, Metadata):
+                    raise AudioFrameError(
+                        f"message {self._messages} is text; message {self._messages - 1}, "
+                        f"metadata, announced {announced.compressed_size} binary bytes"
+                    )
+            elif isinstance(announced, Metadata):
+                audio = self._decode_pair(announced, data)
+                return audio.decode() if decode else audio
+            elif announced is None and not (is_text and self._announces(data)):
+                return data
 
     @overload
     def recv_streaming(self, decode: Literal[True]) -> AsyncIterator[str]: ...
@@ -68,43 +100,29 @@ class AudioConnection(ClientConnection):
         """Receive the next message as an iterator of one piece: a pair is decoded whole."""
         yield await self.recv(decode)
 
-    async def _next_message(self) -> Data:
+    async def _receive(self, decode: bool | None) -> tuple[Data, bool]:
+        """The next message, and whether it is text."""
         if self._kept is not None:
-            message, self._kept = self._kept, None
-            return message
-        while True:
-            try:
-                received = await super().recv()
-            except ConnectionClosed as error:
-                if self._metadata is None:
-                    raise
-                self._metadata = None
-                raise AudioFrameError(
-                    f"message {self._messages} is metadata, and the connection closed before the "
-                    "audio that it announces"
-                ) from error
-            self._messages += 1
-            metadata, self._metadata = self._metadata, None
-            if metadata is not None:
-                return self._decode_pair(metadata, received)
-            if not isinstance(received, str):
-                return received
-            try:
-                metadata = parse(received)
-            except AudioFrameError as error:
-                raise AudioFrameError(f"message {self._messages}: {error}") from error
-            if metadata is None:
-                return received
-            self._metadata = metadata
+            kept, self._kept = self._kept, None
+            return kept if decode is False else kept.decode(), True
+        data = await super().recv(decode)
+        self._messages += 1
+        return data, self._opcodes.popleft() is Opcode.TEXT
+
+    def _announces(self, data: Data) -> bool:
+        """Whether a text is metadata. Raises AudioFrameError where it is malformed."""
+        text = data if isinstance(data, str) else data.decode(errors="replace")
+        try:
+            self._announced = parse(text)
+        except AudioFrameError as error:
+            # What it announced is not to be taken for plain audio.
+            self._announced = AudioFrameError(f"message {self._messages}: {error}")
+            raise self._announced from error
+        return self._announced is not None
 
     def _decode_pair(self, metadata: Metadata, received: Data) -> bytes:
         frame = f"message {self._messages}"
-        if isinstance(received, str):
-            self._kept = received
-            raise AudioFrameError(
-                f"{frame} is text; message {self._messages - 1}, metadata, announced "
-                f"{metadata.compressed_size} binary bytes"
-            )
+        assert isinstance(received, bytes)
         if len(received) != metadata.compressed_size:
             raise AudioFrameError(
                 f"{frame} has {len(received)} bytes; its metadata says {metadata.compressed_size}"
@@ -150,4 +168,12 @@ class connect(websockets_connect):  # noqa: N801  # mirrors websockets
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("create_connection", AudioConnection)
+        self._algorithms, self._parameter = algorithms, parameter
         super().__init__(opt_in(url, algorithms, parameter), **kwargs)
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Ask again where the backend, which knows nothing of the parameter, sends us."""
+        target = super().process_redirect(exc)
+        if isinstance(target, Exception):
+            return target
+        return opt_in(target, self._algorithms, self._parameter)

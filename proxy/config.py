@@ -143,6 +143,16 @@ class AdminSettings(BaseSettings):
         default_factory=default_state_dir, description="Folder that keeps the flags."
     )
 
+    @field_validator("admin_token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        token = value.get_secret_value().strip()
+        if not re.fullmatch("[ -~]*", token):
+            raise ValueError("letters, digits and signs of ASCII are expected")
+        return SecretStr(token) if token else None
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -13,6 +13,10 @@ class FlagsError(AudioProxyError):
     """A flag update is invalid. The message names the flag; the old record stays in force."""
 
 
+class StoreError(FlagsError):
+    """Flags cannot be read from where they are kept, or not be written there."""
+
+
 class CodecError(AudioProxyError):
     """Data could not be encoded or decoded."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.control.store import FileStore
-from proxy.errors import FlagsError
+from proxy.errors import FlagsError, StoreError
 
 MAX_BODY = 64 * 1024
 """Largest request body taken, in bytes."""
@@ -108,7 +109,10 @@ class Admin:
         if not isinstance(changes, dict):
             return _error(400, 'the body is not a JSON object such as {"enabled": false}')
         try:
-            flags = self._store.set(changes)
+            flags = await asyncio.to_thread(self._store.write, changes)
+        except StoreError as error:
+            return _error(503, str(error))
         except FlagsError as error:
             return _error(400, str(error))
+        self._store.refresh()
         return web.json_response(flags.model_dump())

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 import structlog
 
 from proxy.control.flags import Flags, LiveFlags, parse_flags
-from proxy.errors import FlagsError
+from proxy.errors import FlagsError, StoreError
 
 log = structlog.get_logger(__name__)
 
 POLL_INTERVAL = 0.25
 """Seconds between two looks at the file. A look costs one read of some hundred bytes."""
+
+LOCK_TIMEOUT = 2.0
+"""Seconds that a writer waits for another one."""
 
 
 class FileStore:
@@ -55,15 +59,21 @@ class FileStore:
         try:
             return parse_flags(self._path.read_bytes())
         except OSError as error:
-            raise FlagsError(f"cannot read {self._path}: {error.strerror}") from error
+            raise StoreError(f"cannot read {self._path}: {error.strerror}") from error
         except FlagsError as error:
             raise FlagsError(f"{self._path}: {error}") from error
 
     def set(self, changes: Mapping[str, Any]) -> Flags:
-        """Change some flags, in the file and at once here.
+        """Change some flags, in the file and at once here; see `write`."""
+        after = self.write(changes)
+        self.refresh()
+        return after
 
-        Raises FlagsError where a value is wrong or the file cannot be written; then nothing
-        has changed. A broken file is replaced, the changes made to what is in force.
+    def write(self, changes: Mapping[str, Any]) -> Flags:
+        """Change some flags in the file. May wait for other writers: safe in any thread.
+
+        Raises FlagsError where a value is wrong, StoreError where the file cannot be written; then
+        nothing has changed. A broken file is replaced, the changes made to what is in force.
         """
         try:
             with self._locked():
@@ -74,8 +84,7 @@ class FileStore:
                 after = before.updated(changes)
                 self._write(after)
         except OSError as error:
-            raise FlagsError(f"cannot write {self._path}: {error.strerror}") from error
-        self.refresh()
+            raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
         return after
 
     def refresh(self) -> None:
@@ -115,7 +124,15 @@ class FileStore:
         """Keep other writers out, of other processes too. Raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            give_up = time.monotonic() + LOCK_TIMEOUT
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > give_up:
+                        raise
+                    time.sleep(0.05)
             yield
 
     def _write(self, flags: Flags) -> None:

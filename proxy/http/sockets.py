@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 
 from proxy.config import Address
 
@@ -81,7 +82,9 @@ def _listen_unix(path: str) -> socket.socket:
 
 
 def _remove_dead(path: str) -> None:
-    """Remove the socket that a killed process left. Raises OSError where somebody listens."""
+    """Remove the socket that a killed process left. Raises OSError where it is in use or none."""
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise OSError(f"{path} is in use: it is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)

@@ -108,6 +108,7 @@ def test_one_byte_at_a_time() -> None:
         fragmented(Opcode.TEXT, [MARKER[:9], MARKER[9:]], between=ping),
         CHUNK,
         CHUNK,
+        fragmented(Opcode.BINARY, [bytes(500), bytes(523)]),  # too small, as it turns out
         CLOSE,
     ]
     assert len(outcome(under(DEFAULT, sent))[1]) == 6
@@ -161,13 +162,19 @@ def test_behind_a_close_frame_everything_passes(
     assert out == before + CHUNK.wire + rest
 
 
-def test_a_close_frame_lets_go_what_is_held() -> None:
+@pytest.mark.parametrize("sizes", [[1], [3], [2010], [10**6]])
+@pytest.mark.parametrize("end", [CLOSE.wire, b"\x82\x85masked"], ids=["close", "fault"])
+def test_what_is_held_leaves_before_the_end(end: bytes, sizes: list[int]) -> None:
+    """And after the control frame that came between: that one passed at once."""
     player = Player()
-    begun = fragmented(Opcode.BINARY, [PCM[:2000], PCM[2000:4000], b"never sent"]).frames[:2]
-    player.feed(wire_of(begun))
-    assert player.out == b""
-    player.feed(CLOSE.wire)
-    assert player.out == wire_of(begun) + CLOSE.wire
+    first = Frame(Opcode.BINARY, PCM[:2000], fin=False).serialize(mask=False)
+    for read in cut(first + PING.wire, sizes):
+        player.feed(read)
+    assert player.out == PING.wire
+    player = Player()
+    for read in cut(first + PING.wire + end, sizes):
+        player.feed(read)
+    assert player.out == PING.wire + first + end
 
 
 # The pair.
@@ -303,12 +310,6 @@ def test_the_backends_own_pair_is_left_alone(
     assert counters.algorithm("gzip").chunks == 1
 
 
-def test_half_a_marker_at_a_texts_end_and_half_at_the_nexts_start_are_none() -> None:
-    halves = [message(Opcode.TEXT, MARKER[:11]), message(Opcode.TEXT, MARKER[11:])]
-    _, counters = play(wire(*halves, CHUNK))
-    assert counters.algorithm("gzip").chunks == 1
-
-
 # The operator's record.
 
 
@@ -391,8 +392,9 @@ def test_an_endless_message_is_let_go_and_what_follows_is_filtered() -> None:
     assert player.eof() == endless + last + PAIR
 
 
-def test_a_message_over_the_limit_streams_through() -> None:
-    player = Player()
-    for read in cut(binary(PCM[: MAX + 1]).wire, [1000]):
+@pytest.mark.parametrize(("size", "enabled"), [(MAX + 1, True), (1023, True), (4096, False)])
+def test_what_is_not_to_be_encoded_streams_through(size: int, enabled: bool) -> None:
+    player = Player(Flags(enabled=enabled))
+    for read in cut(binary(bytes(size)).wire, [100]):
         player.feed(read)
         assert player.held == 0

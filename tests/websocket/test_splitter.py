@@ -115,6 +115,11 @@ def test_each_binary_message_is_asked_about_once() -> None:
         assert splits.splitter.fault is None
 
 
+def test_half_a_marker_at_a_texts_end_and_half_at_the_nexts_start_are_none() -> None:
+    halves = [message(Opcode.TEXT, half) for half in (MARKER[:11], MARKER[11:])]
+    assert Splits().feed(b"".join(text.wire for text in halves) + binary(b"a").wire).asked == [1]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(items, max_size=6), read_sizes)
 def test_what_is_not_wanted_passes_at_once(sent: list[Item], sizes: list[int]) -> None:
