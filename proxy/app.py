@@ -141,15 +141,15 @@ class App:
         try:
             if self.connections() > self._settings.max_connections:
                 raise TooManyConnectionsError("the proxy serves as many connections as it may")
-            if request.version < (1, 0):
-                raise ClientError("HTTP/0.9 is not spoken here")
+            if request.version not in ((1, 0), (1, 1)):
+                raise ClientError("HTTP/1.1 and 1.0 are spoken here, no other version")
             if is_upgrade(request):
                 return await self._upgrades.handle(request)
             return await self._passthrough.handle(request)
         except RelayError as error:
             log.info("request not relayed", status=error.status, reason=str(error))
             return error_response(error)
-        except ConnectionResetError:
+        except (ConnectionResetError, TimeoutError):
             return Sent(keep_alive=False)  # nobody is left to answer
 
     def connections(self) -> int:

@@ -44,6 +44,12 @@ class ClientError(RelayError):
     status = 400
 
 
+class ClientTimeoutError(ClientError):
+    """The client's request did not come whole within `stall_timeout`."""
+
+    status = 408
+
+
 class TooManyConnectionsError(ClientError):
     """This proxy serves `max_connections` already."""
 

@@ -341,14 +341,14 @@ async def test_a_connection_that_ends_behind_metadata_is_an_error_and_then_close
 
 
 async def test_cancelling_between_metadata_and_binary_loses_nothing() -> None:
-    goes_on, metadata_is_there = asyncio.Event(), asyncio.Event()
+    metadata_is_there = asyncio.Event()
     text, binary = pair(AUDIO)
 
     async def handle(socket: ServerConnection) -> None:
         await socket.send(text)
         await (await socket.ping())  # a pong says that the client has read what came before
         metadata_is_there.set()
-        await goes_on.wait()
+        await socket.recv()
         await sends(binary, "last")(socket)
 
     async with backend(handle) as port, client(port) as socket:
@@ -360,7 +360,7 @@ async def test_cancelling_between_metadata_and_binary_loses_nothing() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await socket.recv()
-        goes_on.set()
+        await socket.send("go on")
         assert [message async for message in socket] == [AUDIO, "last"]
 
 

@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy.errors import RelayError, TooManyConnectionsError
-from proxy.http.headers import end_to_end, tokens
+from proxy.http.headers import authority_of, end_to_end, tokens
 from proxy.http.upstream import Exchange
 
 log = structlog.get_logger(__name__)
@@ -50,12 +50,17 @@ class Sent(web.StreamResponse):
         """Nothing is left to write."""
 
 
+def _plain_line(status: int, text: str) -> web.Response:
+    response = web.Response(status=status, text=f"{text}\n", headers={"Server": "audio-proxy"})
+    response.force_close()
+    return response
+
+
 def error_response(error: RelayError) -> web.Response:
     """One line of plain text."""
-    response = web.Response(status=error.status, text=f"{error}\n")
+    response = _plain_line(error.status, str(error))
     if isinstance(error, TooManyConnectionsError):
         response.headers["Retry-After"] = str(RETRY_AFTER)
-    response.force_close()
     return response
 
 
@@ -73,18 +78,16 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what aiohttp could not parse, or a fault of ours."""
         if isinstance(exc, LineTooLong):
-            text = "the request is not relayed: a line of its head is too long\n"
+            text = "the request is not relayed: a line of its head is too long"
         elif status == HTTPStatus.BAD_REQUEST:
-            text = "the request is not valid HTTP\n"
+            text = "the request is not valid HTTP"
         else:
             # As text: a renderer that shows local variables would show headers and audio.
             log.error("request failed", traceback="".join(traceback.format_exception(exc)))
-            text = "the proxy failed; its log says why\n"
+            text = "the proxy failed; its log says why"
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
-        response = web.Response(status=status, text=text)
-        response.force_close()
-        return response
+        return _plain_line(status, text)
 
 
 class Front(web.Server):
@@ -112,16 +115,11 @@ class Front(web.Server):
 def raw_target(request: web.BaseRequest) -> bytes:
     """The request target, byte for byte, in origin form (RFC 9112 section 3.2)."""
     target = request.raw_path.encode("utf-8", "surrogateescape")
-    if target.startswith((b"/", b"*")):
+    authority = authority_of(request)
+    if authority is None:
         return target
-    _, scheme, rest = target.partition(b"://")
-    if not scheme:
-        return target
-    slash = rest.find(b"/")
-    query = rest.find(b"?")
-    if slash < 0 or 0 <= query < slash:
-        return b"/" + (rest[query:] if query >= 0 else b"")
-    return rest[slash:]
+    rest = target.partition(b"://")[2][len(authority) :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 def is_upgrade(request: web.BaseRequest) -> bool:
@@ -130,6 +128,7 @@ def is_upgrade(request: web.BaseRequest) -> bool:
         request.headers.get("Upgrade", "").lower() == "websocket"
         and b"upgrade" in tokens(request.raw_headers, b"connection")
         and request.version >= (1, 1)
+        and request.method != "CONNECT"
         and not request.body_exists
     )
 
@@ -146,7 +145,11 @@ async def relay_response(
     if transport is None:
         raise ConnectionResetError("the client is gone")
     status = response.status_code
-    headers = end_to_end(response.headers.raw_items())
+    headers = response.headers.raw_items()
+    if tokens(headers, b"transfer-encoding"):
+        # It overrides Content-Length (RFC 9112 section 6.3), and h11 has read by it.
+        headers = [header for header in headers if header[0].lower() != b"content-length"]
+    headers = end_to_end(headers)
     keep_alive = request.keep_alive
     chunked = False
     has_body = request.method != "HEAD" and status not in (204, 304)
@@ -163,13 +166,16 @@ async def relay_response(
     head = b"HTTP/1.1 %d %b\r\n" % (status, response.reason)
     head += b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
     try:
-        await writer.write(head)
+        async with asyncio.timeout(stall_timeout):
+            await writer.write(head)
         if chunked:
             writer.enable_chunking()
         async for piece in exchange.body(stall_timeout):
             async with asyncio.timeout(stall_timeout):
                 await writer.write(piece)
-        await writer.write_eof()
+        async with asyncio.timeout(stall_timeout):
+            await writer.write_eof()
+            await writer.drain()
     except (RelayError, TimeoutError):
         transport.abort()
         return Sent(keep_alive=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -16,6 +17,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 _HOP_BY_HOP = frozenset(
     (
         b"connection",
+        b"expect",  # answered here
         b"keep-alive",
         b"proxy-connection",
         b"te",
@@ -24,11 +26,24 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-# What `Connection` may not take away: without them the message means something else.
-_END_TO_END = frozenset((b"host", b"content-length", b"authorization", b"cookie"))
-
 _FOR, _PROTO, _HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
 _FORWARDED = b"forwarded"
+
+# What `Connection` may not take away: without them the message means something else, or comes
+# from somebody else.
+_FORWARDING = (_FOR, _PROTO, _HOST, _FORWARDED)
+_END_TO_END = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"authorization",
+        b"cookie",
+        b"set-cookie",
+        b"origin",
+        *_FORWARDING,
+    )
+)
+_WEBSOCKET = b"sec-websocket-"
 
 
 def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
@@ -44,7 +59,11 @@ def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     """`headers` without those that are meant for one hop, in their order and spelling."""
     headers = list(headers)
-    named = set(tokens(headers, b"connection")) - _END_TO_END
+    named = {
+        name
+        for name in tokens(headers, b"connection")
+        if name not in _END_TO_END and not name.startswith(_WEBSOCKET)
+    }
     return [
         (name, value)
         for name, value in headers
@@ -60,6 +79,17 @@ class Hop:
     """The client's IP address; None on a Unix socket."""
     secure: bool
     """Whether it came by TLS."""
+    authority: bytes | None = None
+    """The host of a target in absolute form, which counts instead of `Host`."""
+
+
+def authority_of(request: web.BaseRequest) -> bytes | None:
+    """The host that a target in absolute form names (RFC 9112 section 3.2.2)."""
+    target = request.raw_path.encode("utf-8", "surrogateescape")
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or not scheme.isalnum():
+        return None
+    return re.split(rb"[/?]", rest, maxsplit=1)[0]
 
 
 def hop_of(request: web.BaseRequest) -> Hop:
@@ -67,11 +97,11 @@ def hop_of(request: web.BaseRequest) -> Hop:
     transport = request.transport
     peername = transport.get_extra_info("peername") if transport is not None else None
     if not isinstance(peername, tuple):
-        return Hop(None, request.secure)
+        return Hop(None, request.secure, authority_of(request))
     address = ip_address(peername[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return Hop(str(address), request.secure)
+    return Hop(str(address), request.secure, authority_of(request))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +120,7 @@ class ForwardingRules:
         """
         proto = b"https" if hop.secure else b"http"
         host = b""
-        before: dict[bytes, list[bytes]] = {_FOR: [], _FORWARDED: [], _PROTO: [], _HOST: []}
+        before: dict[bytes, list[bytes]] = {name: [] for name in _FORWARDING}
         kept: RawHeaders = []
         for name, value in headers:
             lower = name.lower()
@@ -98,7 +128,7 @@ class ForwardingRules:
                 before[lower].append(value)
                 continue
             if lower == b"host":
-                host = value
+                host = value = hop.authority or value
                 if self.host is not None:
                     value = self.host
             kept.append((name, value))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 
 import h11
 from aiohttp import web
 
-from proxy.errors import BackendError, BackendTimeoutError, ClientError
+from proxy.errors import BackendError, BackendTimeoutError, ClientError, ClientTimeoutError
 from proxy.http.front import raw_target, relay_response
-from proxy.http.headers import ForwardingRules, RawHeaders, end_to_end, hop_of
+from proxy.http.headers import ForwardingRules, RawHeaders, end_to_end, hop_of, tokens
 from proxy.http.upstream import Backend, Exchange, time_limit
 
 
@@ -37,21 +36,23 @@ class Passthrough:
         try:
             await exchange.send_request(head)
             upload = asyncio.create_task(self._upload(request, exchange))
-            response = await self._response(exchange, upload)
+            try:
+                response = await self._response(exchange, upload)
+            except BackendError:
+                if upload.done() and (fault := upload.exception()) is not None:
+                    raise fault from None  # it is why the backend did not answer
+                raise
             return await relay_response(request, response, exchange, self.stall_timeout)
         finally:
             exchange.abort()
             if upload is not None:
                 upload.cancel()
-                with suppress(asyncio.CancelledError):
-                    await upload
+                await asyncio.wait([upload])
 
     def _request_headers(self, request: web.BaseRequest) -> RawHeaders:
-        headers = [
-            (name, value)
-            for name, value in self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
-            if name.lower() != b"expect"
-        ]
+        if tokens(request.raw_headers, b"transfer-encoding") not in ([], [b"chunked"]):
+            raise ClientError("of transfer codings, only chunked is relayed")
+        headers = self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
         if request.body_exists and request.content_length is None:
             headers.append((b"Transfer-Encoding", b"chunked"))
         headers.append((b"Connection", b"close"))
@@ -62,10 +63,23 @@ class Passthrough:
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        with suppress(BackendError):
-            async for piece in request.content.iter_any():
-                await exchange.send_body(piece)
+        try:
+            while piece := await self._next_piece(request):
+                async with time_limit(self.stall_timeout, "the backend does not take the request"):
+                    await exchange.send_body(piece)
             await exchange.end_request()
+        except (ClientError, BackendTimeoutError):
+            exchange.abort()
+            raise
+        except BackendError:
+            return
+
+    async def _next_piece(self, request: web.BaseRequest) -> bytes:
+        try:
+            async with asyncio.timeout(self.stall_timeout):
+                return await request.content.readany()
+        except TimeoutError as error:
+            raise ClientTimeoutError("the rest of the request did not come in time") from error
 
     async def _response(self, exchange: Exchange, upload: asyncio.Task[None]) -> h11.Response:
         """The answer's head. The clock runs while the backend has the whole request."""

@@ -182,11 +182,12 @@ class Exchange(asyncio.Protocol):
     def hand_over(self) -> tuple[asyncio.Transport, bytes]:
         """After a 101: the connection, reading paused, and what came behind the answer's head.
 
-        Raises BackendError where the connection is lost already.
+        It may be closing already; what it said before counts. Raises BackendError where that is
+        nothing.
         """
-        if self._lost or self._transport.is_closing():
-            raise BackendError("the backend closed the connection during the handshake")
         data, _ = self._http.trailing_data
+        if self._transport.is_closing() and not data:
+            raise BackendError("the backend closed the connection during the handshake")
         return self._transport, data
 
     @property

@@ -45,7 +45,12 @@ class Tunnels:
             await asyncio.sleep(interval)
             now = loop.time()
             for tunnel in list(self._open):
-                if tunnel.overdue(now, self._stall_timeout, self._close_timeout):
+                try:
+                    overdue = tunnel.overdue(now, self._stall_timeout, self._close_timeout)
+                except Exception:  # a fault in one tunnel leaves the limits of the others in force
+                    log.exception("a tunnel could not be watched")
+                    overdue = True
+                if overdue:
                     log.info("tunnel aborted: a side did not take or close in time")
                     tunnel.abort()
 

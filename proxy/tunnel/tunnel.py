@@ -76,6 +76,12 @@ class Leg(asyncio.Protocol):
         elif not self._pauses:
             self.transport.resume_reading()
 
+    def replay(self, said: bytes) -> None:
+        """Stand for a connection that is closed already; `said` is all that came of it."""
+        self.state = State.LOST
+        self.data_received(said)
+        self.connection_lost(None)
+
     # What asyncio calls.
 
     def data_received(self, data: bytes) -> None:
@@ -91,18 +97,20 @@ class Leg(asyncio.Protocol):
         if not keep_open:
             self.state = State.ENDING
         elif self.state is State.ENDING:
-            self.transport.close()  # both directions are done
-        self.end_peer()
+            self._close()  # both directions are done
+        self.source_ended()
         return keep_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self.state = State.LOST
-        if isinstance(exc, TimeoutError):
-            self.peer.abort()  # TCP_USER_TIMEOUT: the kernel's word for what `overdue` watches
-        self.peer.resume(PEER_FULL)
-        self.end_peer()
-        self._on_lost()
+        try:
+            if isinstance(exc, TimeoutError):
+                self.peer.abort()  # TCP_USER_TIMEOUT: the kernel's word for what `overdue` watches
+            self.peer.resume(PEER_FULL)
+            self.source_ended()
+        finally:
+            self._on_lost()
 
     def pause_writing(self) -> None:
         """Enough waits to be sent."""
@@ -112,7 +120,7 @@ class Leg(asyncio.Protocol):
         """It has been sent."""
         self.peer.resume(PEER_FULL)
         if self.state is State.ENDING and not self.transport.can_write_eof():
-            self.transport.close()
+            self._close()
 
     # What the peer and the tunnel call.
 
@@ -139,8 +147,8 @@ class Leg(asyncio.Protocol):
             if not self._pauses and not self._eof and not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    def end_peer(self) -> None:
-        """Nothing more will come for the peer."""
+    def source_ended(self) -> None:
+        """Nothing more will come of this socket for the peer."""
         self.peer.finish()
 
     def finish(self) -> None:
@@ -148,18 +156,22 @@ class Leg(asyncio.Protocol):
         if self.state is not State.OPEN:
             return
         self.state = State.ENDING
+        self._progress = asyncio.get_running_loop().time()
         transport = self.transport
         if transport.is_closing():
             return
         if transport.can_write_eof():
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # reset, which asyncio has not noticed yet
+                transport.abort()
             if self._eof:
-                transport.close()
+                self._close()
         else:
             # TLS has no half-close in asyncio: close when everything is written.
             transport.set_write_buffer_limits(high=1)  # so that `resume_writing` means empty
             if not transport.get_write_buffer_size():
-                transport.close()
+                self._close()
 
     def abort(self) -> None:
         """Close the socket at once."""
@@ -176,6 +188,9 @@ class Leg(asyncio.Protocol):
             return False
         waiting = self.transport.get_write_buffer_size()
         if self.state is State.ENDING:
+            if self._pauses:  # it is kept from its end by us, and the peer has its own clock
+                self._progress = now
+                return False
             waiting += self._in_kernel()
         elif not waiting:
             self._accepted, self._progress = self._written, now
@@ -184,6 +199,11 @@ class Leg(asyncio.Protocol):
             self._accepted, self._progress = self._written - waiting, now
             return False
         return now - self._progress >= (stall_timeout if waiting else close_timeout)
+
+    def _close(self) -> None:
+        """Close the socket once what waits is written."""
+        if not self.transport.is_closing():  # asyncio's TLS transport bears no second close()
+            self.transport.close()
 
     def _in_kernel(self) -> int:
         """Bytes that the kernel has not seen acknowledged: speech that is still on its way."""
@@ -241,20 +261,21 @@ class FilteredLeg(Leg):
     def _encoded(self, job: Job, encoded: bytes | None) -> None:
         """The encoder is done with a job that it was given."""
         self._job = None
-        self._deliver(*self._filter.complete(job, encoded))
+        if self.peer.state is State.OPEN:
+            self._deliver(*self._filter.complete(job, encoded))
         if self._job is None:
             self.resume(ENCODING)
             if self._over:
-                self.end_peer()
+                self.source_ended()
 
-    def end_peer(self) -> None:
+    def source_ended(self) -> None:
         """Nothing more will come: what is held leaves as it came, after the job that is out."""
         self._over = True
-        if self._job is None:
-            buffers = self._filter.feed_eof()
-            if buffers and self.peer.state is State.OPEN:
-                self.peer.writelines(buffers)
-            self.peer.finish()
+        if self._job is not None:
+            return
+        if self.peer.state is State.OPEN and (buffers := self._filter.feed_eof()):
+            self.peer.writelines(buffers)
+        self.peer.finish()
 
 
 class Tunnel:
@@ -268,11 +289,9 @@ class Tunnel:
         self.backend: Leg
 
     def join(self, client: Leg, backend: Leg) -> None:
-        """Make the two legs each other's peer, and their transports' protocols."""
+        """Make the two legs each other's peer."""
         self.client, self.backend = client, backend
         client.peer, backend.peer = backend, client
-        client.attach()
-        backend.attach()
 
     def leg_lost(self) -> None:
         """A leg is closed."""
@@ -287,8 +306,8 @@ class Tunnel:
 
     def finish(self) -> None:
         """End both sides, with all that is held written out."""
-        self.backend.end_peer()
-        self.client.end_peer()
+        self.backend.source_ended()
+        self.client.source_ended()
 
     def abort(self) -> None:
         """Close both sockets at once."""

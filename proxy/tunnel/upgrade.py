@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import h11
 from aiohttp import web
 
+from proxy.audio.codec import CODECS
 from proxy.audio.counters import Counters
 from proxy.http.front import Sent, flush, raw_target, relay_response, take_over
 from proxy.http.headers import ForwardingRules, end_to_end, hop_of
@@ -36,9 +38,7 @@ class Upgrades:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Relay one handshake. Raises ClientError or BackendError while nothing is answered yet."""
-        target, algorithms = split_target(
-            raw_target(request), self.query_parameter, self.flags.current.algorithms
-        )
+        target, algorithms = split_target(raw_target(request), self.query_parameter, CODECS)
         headers = self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
         head = self.backend.request(
             request.method, target, request_headers(headers, opted_in=bool(algorithms))
@@ -54,7 +54,8 @@ class Upgrades:
                 return await relay_response(request, response, exchange, self.stall_timeout)
             answer = response.headers.raw_items()
             check_switch(answer, _key_of(request), opted_in=bool(algorithms))
-            await flush(request)
+            async with asyncio.timeout(self.stall_timeout):
+                await flush(request)
             self._open(
                 request, exchange, switch_head(response.reason, answer, algorithms), algorithms
             )
@@ -82,8 +83,13 @@ class Upgrades:
         else:
             backend = Leg(to_backend, tunnel.leg_lost)
         tunnel.join(client, backend)
+        client.attach()
         client.write(head)
-        backend.start(trailing, ended=exchange.ended)
+        if to_backend.is_closing():
+            backend.replay(trailing)
+        else:
+            backend.attach()
+            backend.start(trailing, ended=exchange.ended)
         client.start(early)
 
 

@@ -203,8 +203,7 @@ async def test_the_statistics_are_what_a_client_received_byte_for_byte(proxy: Pr
 
     contract = summary(app.counters, 1024)
     assert tuple(stats)[: len(contract)] == tuple(contract)
-    assert (before["total_compressed"], before["average_ratio"]) == (0, 0.0)
-    assert (before["by_algorithm"], before["wire_bytes"]) == ({}, 0)
+    assert (before["average_ratio"], before["by_algorithm"]) == (0.0, {})
 
 
 async def test_tunnels_and_connections_are_those_that_are_open(proxy: Proxy) -> None:
@@ -236,6 +235,7 @@ async def test_the_threshold_is_the_one_in_force(proxy: Proxy) -> None:
 async def test_flags_are_shown_changed_and_kept(proxy: Proxy) -> None:
     async with proxy(9) as app, operator(app) as session:
         assert await fetch(session, "/flags") == (200, FIRST_FLAGS)
+        assert json.loads(app.store.path.read_bytes()) == FIRST_FLAGS
         changes = {"enabled": False, "min_size": 0, "min_gain": 0.25, "level": 3}
         expected = {**FIRST_FLAGS, **changes}
         assert await fetch(session, "/flags", "PATCH", json=changes) == (200, expected)
@@ -359,7 +359,7 @@ TOKEN = "t0p s3cret"
         b"Bearer t0p s3cret2",
         b"Bearer \xff\xfe",
         b"t0p s3cret",
-        b"Basic OnQwcCBzM2NyZXQ=",
+        b"Basic t0p s3cret",
     ],
 )
 async def test_without_the_right_token_nothing_is_answered(

@@ -56,6 +56,7 @@ def test_an_update_leaves_the_old_record_as_it_was() -> None:
         ("algorithms", "gzip", ("gzip",)),
         ("algorithms", " GZip ", ("gzip",)),
         ("algorithms", ["gzip"], ("gzip",)),
+        ("algorithms", "gzip,GZIP", ("gzip",)),
     ],
 )
 def test_values_from_the_command_line_and_from_json(name: str, text: Any, value: object) -> None:

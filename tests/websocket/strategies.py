@@ -9,7 +9,6 @@ import gzip
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import cycle, pairwise
 
 from hypothesis import strategies as st
@@ -46,11 +45,15 @@ def is_control(frame: Frame) -> bool:
     return frame.opcode in (Opcode.PING, Opcode.PONG, Opcode.CLOSE)
 
 
-@dataclass(frozen=True)
 class Item:
     """A message with the control frames between its fragments, or one control frame."""
 
-    frames: tuple[Frame, ...]
+    def __init__(self, *frames: Frame) -> None:
+        self.frames = frames
+
+    def __repr__(self) -> str:
+        """Sizes say more than payloads, and Hypothesis warns of long ones."""
+        return "+".join(f"{frame.opcode.name}({len(frame.data)})" for frame in self.frames)
 
     @property
     def opcode(self) -> Opcode:
@@ -73,7 +76,7 @@ class Item:
 
 def message(opcode: Opcode, payload: bytes) -> Item:
     """An unfragmented message, or a control frame."""
-    return Item((Frame(opcode, payload),))
+    return Item(Frame(opcode, payload))
 
 
 def binary(payload: bytes) -> Item:
@@ -86,7 +89,7 @@ def fragmented(opcode: Opcode, pieces: Sequence[bytes], between: Sequence[Frame]
         Frame(opcode if i == 0 else Opcode.CONT, piece, fin=i == len(pieces) - 1)
         for i, piece in enumerate(pieces)
     ]
-    return Item((*frames[:-1], *between, frames[-1]))
+    return Item(*frames[:-1], *between, frames[-1])
 
 
 # What Hypothesis draws.
@@ -124,13 +127,11 @@ def messages(draw: st.DrawFn, opcode: Opcode) -> Item:
             frames += draw(st.lists(controls, max_size=2))
         frames.append(Frame(Opcode.CONT if frames else opcode, payload[start:stop], fin=False))
     frames[-1].fin = True
-    return Item(tuple(frames))
+    return Item(*frames)
 
 
 items = st.sampled_from((*[Opcode.BINARY] * 5, Opcode.TEXT, Opcode.PING)).flatmap(
-    lambda opcode: (
-        controls.map(lambda frame: Item((frame,))) if opcode is Opcode.PING else messages(opcode)
-    )
+    lambda opcode: controls.map(Item) if opcode is Opcode.PING else messages(opcode)
 )
 streams = st.tuples(
     st.lists(items, min_size=2, max_size=8),
