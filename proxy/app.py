@@ -102,7 +102,7 @@ class App:
 
     async def _serve_front(self, stack: contextlib.AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
-        self._front = Front(self._handle)
+        self._front = Front(self._handle, self._settings.close_timeout)
         sockets = _listen("listen", self._settings.listen, self._settings.stall_timeout)
         self.listen = _bound(sockets[0], self._settings.listen)
         tls: dict[str, Any] = {}

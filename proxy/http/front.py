@@ -93,10 +93,11 @@ class _Connection(web.RequestHandler):
 class Front(web.Server):
     """Makes the protocol of each accepted connection; `handler` answers its requests.
 
-    A handler is cancelled when its client leaves.
+    A handler is cancelled when its client leaves. Of a request that was answered before it had
+    come whole, the rest is read for up to `close_timeout` seconds.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, close_timeout: float) -> None:
         self._options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
@@ -104,6 +105,7 @@ class Front(web.Server):
             "max_field_size": 64 * 1024,
             "max_headers": 256,
             "keepalive_timeout": 75.0,
+            "lingering_time": close_timeout,
         }
         super().__init__(handler, handler_cancellation=True)
 

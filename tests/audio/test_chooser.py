@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.audio.chooser import choose, pays, worth_trying
@@ -43,6 +43,7 @@ def test_it_pays_from_min_gain_on(original: int, encoded: int, share: float, eno
     assert pays(original, encoded, gain(share)) is enough
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(0, 1 << 32), st.floats(0, 1, exclude_max=True))
 def test_what_pays_is_never_worse_than_plain(original: int, encoded: int, share: float) -> None:
     if pays(original, encoded, gain(share)):

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -127,6 +127,7 @@ def test_everything_wrong_is_named_at_once() -> None:
 # As text.
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Flags,
@@ -167,6 +168,7 @@ def test_what_is_no_record(data: bytes) -> None:
         parse_flags(data)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(), everything_json, max_size=3))
 @example({"algorithms": [["gzip"]]})
 @example({"enabled": "\ud800"})

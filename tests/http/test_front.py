@@ -35,7 +35,7 @@ async def test_a_connection_is_taken_over_whole() -> None:
         return Sent(keep_alive=False)
 
     loop = asyncio.get_running_loop()
-    front = Front(handle)
+    front = Front(handle, close_timeout=1)
     before = asyncio.all_tasks()
     server = await loop.create_server(front, "127.0.0.1", 0)
     try:
@@ -59,7 +59,7 @@ async def test_a_faulty_handler_is_a_500_without_secrets() -> None:
         raise KeyError("s3cret")
 
     loop = asyncio.get_running_loop()
-    front = Front(handle)
+    front = Front(handle, close_timeout=1)
     server = await loop.create_server(front, "127.0.0.1", 0)
     try:
         async with raw_client(server.sockets[0].getsockname()[1]) as client:

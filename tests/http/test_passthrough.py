@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -220,3 +221,129 @@ async def test_connect_is_refused(proxy: Proxy) -> None:
         status, headers, body = await answer_to(app, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n")
     assert status == 400
     assert_plain_line(headers, body, b"CONNECT")
+
+
+async def test_an_answer_framed_in_two_ways_is_framed_in_one(proxy: Proxy) -> None:
+    """Transfer-Encoding overrides Content-Length: nothing of a body is a second answer."""
+    hidden = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"%x\r\nabc%b\r\n0\r\n\r\n" % (len(hidden) + 3, hidden)
+        )
+
+    async with raw_backend(script) as port, proxy(port) as app, raw_client(app.listen) as client:
+        await client.send(PLAIN + b"Connection: close\r\n\r\n")
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+    assert b"Content-Length" not in head
+    assert b"Transfer-Encoding: chunked" in head
+    assert body.startswith(b"%x\r\nabc" % (len(hidden) + 3))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Content-Length: 10\r\n\r\n1",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    ],
+)
+async def test_a_request_that_does_not_come_whole_is_a_408(proxy: Proxy, sent: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.ended()
+
+    limits = {"stall_timeout": "0.3", "close_timeout": "0.3"}
+    async with raw_backend(script) as port, proxy(port, **limits) as app:
+        head = PLAIN.replace(b"GET", b"POST") + sent
+        status, headers, body = await answer_to(app, head)
+        await nothing_left(app)
+    assert status == 408
+    assert_plain_line(headers, body, b"in time")
+
+
+async def test_a_backend_that_does_not_take_the_request_is_a_504(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    """Over a Unix socket, where no TCP clock helps."""
+    path = str(tmp_path / "backend")
+    over = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()  # reads nothing
+        writer.close()
+
+    async with (
+        await asyncio.start_unix_server(accept, path, limit=1),
+        proxy(f"unix:{path}", stall_timeout="0.3") as app,
+        raw_client(app.listen) as client,
+    ):
+        length = b"Content-Length: 10000000\r\n\r\n"
+        client.writer.write(PLAIN.replace(b"GET", b"POST") + length + bytes(10_000_000))
+        try:
+            assert (await client.head()).split(b" ")[1] == b"504"
+            client.reset()
+            await nothing_left(app)
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("size", [1000, 260_000, 2_000_000])
+async def test_a_client_that_does_not_take_its_answer_is_let_go(
+    proxy: Proxy, tmp_path: Path, size: int
+) -> None:
+    """Over a Unix socket, where no TCP clock helps."""
+    sent = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        sent.set()
+        await peer.ended()
+
+    path = str(tmp_path / "public")
+    async with (
+        raw_backend(script) as port,
+        proxy(port, listen=f"unix:{path}", stall_timeout="0.3") as app,
+    ):
+        client = Peer(*await asyncio.open_unix_connection(path, limit=1))
+        try:
+            await client.send(PLAIN + b"Connection: close\r\n\r\n")
+            await sent.wait()
+            await nothing_left(app)
+        finally:
+            client.reset()
+            await client.close()
+
+
+async def test_an_absolute_target_names_the_host(proxy: Proxy) -> None:
+    heads: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        heads.append(await peer.head())
+        await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with raw_backend(script) as port, proxy(port) as app, raw_client(app.listen) as client:
+        for target in (b"http://other.example:80/a?b=http://c/", b"http://other.example?b"):
+            await client.send(b"GET " + target + b" HTTP/1.1\r\nHost: tutor.example\r\n\r\n")
+            await client.head()
+    assert [head.split(b"\r\n")[:2] for head in heads] == [
+        [b"GET /a?b=http://c/ HTTP/1.1", b"Host: other.example:80"],
+        [b"GET /?b HTTP/1.1", b"Host: other.example"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        PLAIN.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n",
+        PLAIN.replace(b"GET", b"POST") + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_cannot_be_relayed_is_a_400(proxy: Proxy, head: bytes) -> None:
+    async with proxy(9) as app:
+        status, headers, body = await answer_to(app, head)
+    assert status == 400
+    assert_plain_line(headers, body)
+    assert headers[b"server"] == b"audio-proxy"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import BackendError
@@ -112,6 +112,7 @@ others = st.sampled_from(
 ) | st.binary(max_size=12).filter(lambda part: b"&" not in part)
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=10).filter(lambda path: b"?" not in path),
     st.lists(others, max_size=6),
@@ -133,6 +134,7 @@ def test_cutting_it_out_undoes_putting_it_in(
     assert split_target(path + b"?" + b"&".join(parts), NAME, KNOWN) == (original, algorithms)
 
 
+@settings(deadline=None)
 @given(st.binary())
 @example(b"?audio_compressio=gzip")
 def test_any_target_without_it_stays_as_it_is(target: bytes) -> None:

@@ -19,7 +19,7 @@ from proxy.client import connect as audio_connect
 from tests.conftest import Proxy
 from tests.support import pcm
 from tests.support.process import proxy_process
-from tests.support.raw import Peer, raw_backend, request, switch
+from tests.support.raw import Peer, raw_backend, raw_client, request, switch
 from tests.support.tls import Certificates
 from tests.tunnel.test_tunnel import CHUNK, frame
 from tests.tunnel.test_upgrade import nothing_left
@@ -179,3 +179,65 @@ async def test_a_tls_client_hears_all_that_a_backend_sent_before_it_closed(
         await writer.wait_closed()
         await nothing_left(app)
     assert received == speech
+
+
+@pytest.mark.parametrize("target", [b"/", b"/?audio_compression=gzip"])
+async def test_a_backend_that_accepts_speaks_and_closes_at_once(
+    proxy: Proxy, certificates: Certificates, target: bytes
+) -> None:
+    """All that it said arrives, over TLS too, where the connection is closed by then."""
+    said = frame(1, b"sorry") + frame(8, b"\x11\x31no lesson")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(switch(head) + said)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=certificates.server())
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    async with server, proxy(url, backend_ca=certificates.ca) as app, asyncio.timeout(10):
+        async with raw_client(app.listen) as client:
+            await client.send(request(target))
+            assert b" 101 " in await client.head()
+            assert await client.rest() == said
+        await nothing_left(app)
+
+
+async def test_a_tls_client_that_closes_while_it_is_behind_stops_no_clock(
+    proxy: Proxy, certificates: Certificates
+) -> None:
+    """It says close_notify, takes a little more, and stalls: it is let go all the same."""
+
+    async def script(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()))
+        with contextlib.suppress(ConnectionError):
+            await peer.send(frame(2, CHUNK) * 2000)
+        await peer.ended()
+
+    limits = {"stall_timeout": "1", "close_timeout": "0.5"}
+    options = {"tls_cert": certificates.cert, "tls_key": certificates.key, **limits}
+    async with raw_backend(script) as port, proxy(port, **options) as app:
+        with socket.create_connection(("127.0.0.1", app.listen.port)) as plain:
+            await asyncio.to_thread(_fall_behind, plain, certificates.client())
+            await nothing_left(app)
+
+
+def _fall_behind(plain: socket.socket, context: ssl.SSLContext) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            plain.sendall(outgoing.read())
+            incoming.write(plain.recv(1 << 16))
+    tls.write(request())
+    plain.sendall(outgoing.read())
+    plain.recv(1000)  # the tunnel is open, and speech on its way
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.unwrap()
+    plain.sendall(outgoing.read())
+    taken = 0
+    while taken < 150_000 and (data := plain.recv(1 << 14)):
+        taken += len(data)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle, pairwise
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -93,6 +94,11 @@ def fragmented(opcode: Opcode, pieces: Sequence[bytes], between: Sequence[Frame]
 
 
 # What Hypothesis draws.
+
+
+def examples(count: int) -> settings:
+    """So many examples, however slow the machine is: nothing is timed here."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
@@ -26,6 +26,7 @@ from tests.websocket.strategies import (
     binary,
     cut,
     data_frames,
+    examples,
     fragmented,
     is_control,
     items,
@@ -44,8 +45,6 @@ from tests.websocket.strategies import (
 CHUNK = binary(PCM[:4096])
 PING = message(Opcode.PING, b"12345")
 CLOSE = message(Opcode.CLOSE, b"\x03\xe8done")
-SHORT = settings(max_examples=60, deadline=None)
-LONG = settings(max_examples=10_000, deadline=None)
 DEFAULT = Flags()
 PAIR = wire_of(pair_of(CHUNK.payload, DEFAULT))
 
@@ -80,7 +79,7 @@ def check_stream(sent: list[Item], flags: Flags, sizes: list[int], waits: list[i
     assert counters.errors == 0
 
 
-@SHORT
+@examples(60)
 @given(streams, policies, read_sizes, lags)
 @example([CHUNK, fragmented(Opcode.BINARY, [PCM[:MAX], b"", b""])], Flags(), [3], [1])
 def test_any_stream_in_any_reads(
@@ -90,7 +89,7 @@ def test_any_stream_in_any_reads(
 
 
 @pytest.mark.deep
-@LONG
+@examples(10_000)
 @given(streams, policies, read_sizes, lags)
 def test_any_stream_in_any_reads_for_long(
     sent: list[Item], flags: Flags, sizes: list[int], waits: list[int]
@@ -115,7 +114,7 @@ def test_one_byte_at_a_time() -> None:
     check_stream(sent, Flags(), [1], [0, 700])
 
 
-@SHORT
+@examples(60)
 @given(streams, policies, read_sizes, st.floats(0, 1))
 def test_a_stream_cut_off_anywhere(
     sent: list[Item], flags: Flags, sizes: list[int], where: float
@@ -152,8 +151,8 @@ def test_a_control_frame_cut_off_between_fragments_swallows_no_fragment() -> Non
     assert read_frames(out) == [first]
 
 
+@examples(40)
 @given(st.lists(items, min_size=1, max_size=5), st.binary(max_size=300), read_sizes)
-@settings(max_examples=50, deadline=None)
 def test_behind_a_close_frame_everything_passes(
     sent: list[Item], rest: bytes, sizes: list[int]
 ) -> None:
@@ -196,6 +195,7 @@ def test_real_speech(name: str, size: int) -> None:
         assert out == wire(*sent)
 
 
+@examples(100)
 @given(st.integers(0, 1 << 63), st.integers(0, 1 << 63))
 def test_a_pairs_head_is_all_but_its_data(original: int, encoded: int) -> None:
     head = build_pair_head("gzip", original, encoded)
@@ -287,7 +287,7 @@ def test_the_clients_order_of_preference_and_what_is_installed() -> None:
 # The backend's own pairs.
 
 
-@SHORT
+@examples(60)
 @given(
     st.binary(max_size=60),
     st.binary(max_size=60),
@@ -313,7 +313,7 @@ def test_the_backends_own_pair_is_left_alone(
 # The operator's record.
 
 
-@SHORT
+@examples(60)
 @given(st.lists(st.tuples(items, policies, policies), max_size=6), read_sizes)
 def test_a_flip_takes_effect_at_the_next_chunk(
     script: list[tuple[Item, Flags, Flags]], sizes: list[int]
@@ -332,7 +332,7 @@ def test_a_flip_takes_effect_at_the_next_chunk(
     assert_same(player.eof(), expected)
 
 
-@SHORT
+@examples(60)
 @given(streams, read_sizes)
 def test_off_means_identical(sent: list[Item], sizes: list[int]) -> None:
     stream = wire(*sent)

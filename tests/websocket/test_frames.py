@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
@@ -59,6 +59,7 @@ def test_huge_sizes(size: int) -> None:
     assert parse(b"\x82\x7f" + size.to_bytes(8, "big"), 0) == (0x82, 10, size)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 255), st.binary(min_size=8, max_size=8))
 @example(0x82, 0x7F, b"\x80" + bytes(7))
 @example(0x82, 0x7F, b"\x7f" + bytes(7))

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import AudioFrameError
@@ -26,6 +26,7 @@ def test_it_is_the_contracts_text() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(("gzip", "flac", "opus")), SIZES, SIZES)
 def test_what_is_built_is_parsed(algorithm: str, original: int, compressed: int) -> None:
     text = build(algorithm, original, compressed).decode("ascii")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import cycle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -19,6 +19,7 @@ from tests.websocket.strategies import (
     Item,
     binary,
     cut,
+    examples,
     fragmented,
     is_control,
     items,
@@ -64,7 +65,7 @@ class Splits:
         return b"".join(bytes(s.frames) if isinstance(s, Message) else s for s in self.segments)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(
     st.lists(items, max_size=6),
     read_sizes,
@@ -120,7 +121,7 @@ def test_half_a_marker_at_a_texts_end_and_half_at_the_nexts_start_are_none() -> 
     assert Splits().feed(b"".join(text.wire for text in halves) + binary(b"a").wire).asked == [1]
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(items, max_size=6), read_sizes)
 def test_what_is_not_wanted_passes_at_once(sent: list[Item], sizes: list[int]) -> None:
     splits = Splits((False,))
@@ -261,7 +262,7 @@ loose_frames = st.builds(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(loose_frames, max_size=6), read_sizes)
 def test_a_fault_is_what_websockets_finds_faulty(frames: list[bytes], sizes: list[int]) -> None:
     """Any frames but close frames, behind which nothing is read any more."""

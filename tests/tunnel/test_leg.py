@@ -1,0 +1,123 @@
+"""One leg: its clocks, with time as an argument, and its ways to end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from proxy.tunnel.tunnel import ENCODING, Leg, State, Tunnel
+from tests.support import until
+
+STALL, CLOSE = 60.0, 10.0
+
+
+async def tcp_pair() -> tuple[asyncio.Transport, socket.socket]:
+    """A transport and the blocking socket at its other end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, *server.getsockname()
+        )
+        other, _ = server.accept()
+    return transport, other
+
+
+@asynccontextmanager
+async def open_tunnel() -> AsyncIterator[tuple[Tunnel, socket.socket, socket.socket]]:
+    """A tunnel on real sockets: (tunnel, the client's socket, the backend's)."""
+    ended = asyncio.Event()
+    tunnel = Tunnel(lambda _: ended.set())
+    to_client, client = await tcp_pair()
+    to_backend, backend = await tcp_pair()
+    tunnel.join(Leg(to_client, tunnel.leg_lost), Leg(to_backend, tunnel.leg_lost))
+    for leg in (tunnel.client, tunnel.backend):
+        leg.attach()
+        leg.start(b"")
+    with client, backend:
+        try:
+            yield tunnel, client, backend
+        finally:
+            tunnel.abort()
+            async with asyncio.timeout(5):
+                await ended.wait()
+
+
+def overdue(leg: Leg, now: float) -> bool:
+    return leg.overdue(now, STALL, CLOSE)
+
+
+async def test_an_idle_leg_is_never_overdue() -> None:
+    async with open_tunnel() as (tunnel, _, _):
+        for now in (0, 1e6, 2e6):
+            assert not tunnel.overdue(now, STALL, CLOSE)
+
+
+async def test_the_close_clock_starts_when_the_leg_begins_to_end() -> None:
+    async with open_tunnel() as (tunnel, client, _):
+        client.shutdown(socket.SHUT_WR)
+        await until(lambda: tunnel.backend.state is State.ENDING)
+        now = asyncio.get_running_loop().time()
+        assert not overdue(tunnel.backend, now + CLOSE - 1)
+        assert overdue(tunnel.backend, now + CLOSE + 1)
+
+
+async def test_the_close_clock_stands_while_we_keep_the_leg_from_reading() -> None:
+    async with open_tunnel() as (tunnel, client, _):
+        client.shutdown(socket.SHUT_WR)
+        await until(lambda: tunnel.backend.state is State.ENDING)
+        now = asyncio.get_running_loop().time()
+        tunnel.backend.pause(ENCODING)
+        assert not overdue(tunnel.backend, now + 5 * CLOSE)
+        tunnel.backend.resume(ENCODING)
+        assert not overdue(tunnel.backend, now + 5.5 * CLOSE)
+        assert overdue(tunnel.backend, now + 6.5 * CLOSE)
+
+
+async def test_a_reader_that_takes_nothing_is_overdue_and_one_that_takes_little_is_not() -> None:
+    async with open_tunnel() as (tunnel, client, _):
+        leg = tunnel.client
+        leg.write(bytes(32 << 20))  # more than every buffer between holds
+        now = asyncio.get_running_loop().time()
+        assert not overdue(leg, now)
+        assert not overdue(leg, now + STALL - 1)
+        client.setblocking(False)
+        for minute in range(1, 4):
+            waiting = leg.transport.get_write_buffer_size()
+            taken = 0
+            while leg.transport.get_write_buffer_size() == waiting:
+                try:
+                    taken += len(client.recv(1 << 20))
+                except BlockingIOError:
+                    await asyncio.sleep(0)
+            assert taken
+            assert not overdue(leg, now + minute * (STALL - 1))
+        assert overdue(leg, now + 10 * STALL)
+
+
+async def test_speech_that_the_kernel_still_holds_counts_as_waiting() -> None:
+    """All is written, and the leg is ending: the client's slow network has its time."""
+    async with open_tunnel() as (tunnel, client, backend):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        tunnel.client.write(bytes(200_000))
+        await until(lambda: not tunnel.client.transport.get_write_buffer_size())
+        backend.shutdown(socket.SHUT_WR)
+        await until(lambda: tunnel.client.state is State.ENDING)
+        now = asyncio.get_running_loop().time()
+        assert not overdue(tunnel.client, now + 1)
+        assert not overdue(tunnel.client, now + STALL - 1)
+        assert overdue(tunnel.client, now + 1 + STALL + 1)
+
+
+async def test_ending_a_leg_that_was_reset_unnoticed() -> None:
+    """A paused leg does not see a reset; both sockets are closed all the same."""
+    async with open_tunnel() as (tunnel, client, backend):
+        tunnel.client.pause(ENCODING)
+        client.shutdown(socket.SHUT_WR)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        backend.shutdown(socket.SHUT_WR)
+        await until(lambda: tunnel.client.state is not State.OPEN)
+        tunnel.client.resume(ENCODING)
+        await until(lambda: tunnel.client.state is State.LOST)
