@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import signal
 import socket
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from tests.support.backends import aiohttp_server, websockets_backend
 from tests.support.process import Process, proxy_process
 from tests.support.raw import raw_client, request
 from tests.support.tls import Certificates
-from tests.test_cli import BACKEND, FREE_PORTS, ask, running, start
+from tests.test_cli import FREE_PORTS, ask, running
 
 # Starting.
 
@@ -219,31 +218,12 @@ async def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
 async def test_a_signal_ends_it_well_in_the_midst_of_a_lesson(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    async with websockets_backend() as port:
-        process = await start(
-            *("run", "--backend", f"http://127.0.0.1:{port}", *FREE_PORTS),
-            *("--state-dir", tmp_path),
-        )
-        assert process.stderr is not None
-        (listen,) = re.findall(r"listen=(\S+)", (await process.stderr.readline()).decode())
-        async with connect(f"ws://{listen}/", proxy=None) as tutor:
+    async with websockets_backend() as port, AsyncExitStack() as lessons:
+        backend = ("--backend", f"http://127.0.0.1:{port}")
+        options = (*backend, *FREE_PORTS, "--state-dir", tmp_path)
+        async with running(*options, stop=number) as serving:
+            lesson = connect(f"ws://{serving['listen']}/", proxy=None)
+            tutor = await lessons.enter_async_context(lesson)
             await tutor.send(b"echo")
             assert await tutor.recv() == b"echo"
-            process.send_signal(number)
-            process.send_signal(number)  # the impatient send it twice
-            await tutor.wait_closed()
-            async with asyncio.timeout(20):
-                output, log = await process.communicate()
-    assert process.returncode == 0, log
-    assert output == b""
-    assert b"stopping" in log
-    assert b"Traceback" not in log
-
-
-async def test_what_was_changed_is_there_at_the_next_start(tmp_path: Path) -> None:
-    options = (*BACKEND, *FREE_PORTS, "--state-dir", tmp_path)
-    async with running(*options) as serving, ClientSession() as session:
-        await _patch(session, f"http://{serving['admin']}/flags", {"level": 3})
-    async with running(*options) as serving:
-        assert (await ask(serving["admin"], "/flags"))["level"] == 3
-    assert json.loads((tmp_path / "flags.json").read_bytes())["level"] == 3
+        await tutor.wait_closed()

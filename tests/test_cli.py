@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -84,8 +85,10 @@ async def audio_proxy(*arguments: str | Path, **more: str) -> Ended:
 
 
 @asynccontextmanager
-async def running(*options: str | Path, **more: str) -> AsyncIterator[dict[str, str]]:
-    """`audio-proxy run` until the block ends, then SIGTERM, which must end it well.
+async def running(
+    *options: str | Path, stop: signal.Signals = signal.SIGTERM, **more: str
+) -> AsyncIterator[dict[str, str]]:
+    """`audio-proxy run` until the block ends, then a signal, which must end it well.
 
     Yields what it says of itself when it serves: `listen`, `admin`, `backend`, `flags`.
     """
@@ -98,10 +101,11 @@ async def running(*options: str | Path, **more: str) -> AsyncIterator[dict[str, 
             assert line, log
             log += line
         yield dict(re.findall(r"(\w+)=(\S+)", log))
-        process.terminate()
-        async with asyncio.timeout(10):
-            _, rest = await process.communicate()
-        assert process.returncode == 0, rest
+        process.send_signal(stop)
+        async with asyncio.timeout(20):
+            output, rest = await process.communicate()
+        assert (process.returncode, output) == (0, b""), rest
+        assert b"stopping" in rest
         assert b"Traceback" not in rest
     finally:
         if process.returncode is None:
@@ -142,11 +146,13 @@ async def test_flags_are_kept_and_shown_as_they_are_set(tmp_path: Path) -> None:
     assert done == Ended(
         0, "enabled=false\nmin_size=1024\nmin_gain=0.03\nlevel=2\nalgorithms=gzip\n", ""
     )
-    assert await audio_proxy("flags", "get", *folder) == done
     kept = json.loads((tmp_path / "state" / "flags.json").read_bytes())
     assert (kept["enabled"], kept["level"]) == (False, 2)
     other = ("--state-dir", tmp_path / "other")
-    assert await audio_proxy("flags", "set", *done.output.split(), *other) == done
+    assert await asyncio.gather(
+        audio_proxy("flags", "get", *folder),
+        audio_proxy("flags", "set", *done.output.split(), *other),
+    ) == [done, done]
 
 
 async def test_a_wrong_flag_is_named_and_nothing_is_written(tmp_path: Path) -> None:
@@ -291,10 +297,8 @@ async def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path) -> None:
             (["--backend", "http://u:passw0rd@host/"], ["backend", "credentials"]),
             ([*BACKEND, "--listen", taken], ["audio-proxy: listen: ", taken]),
             ([*BACKEND, "--admin", taken], ["audio-proxy: admin: ", taken]),
-            ([*BACKEND, "--listen", "unix:/no/such/a.sock"], ["listen", "/no/such/a.sock"]),
             ([*BACKEND, "--admin", "0.0.0.0:0"], ["admin", "admin_token"]),
             ([*BACKEND, "--tls-cert", files.cert], ["tls_cert", "tls_key"]),
-            ([*BACKEND, "--tls-cert", files.cert, "--tls-key", "/no"], ["tls_key", "/no"]),
             ([*BACKEND, "--tls-cert", files.cert, "--tls-key", files.ca], [str(files.ca)]),
             ([*BACKEND, "--config", "/no/such.toml"], ["config", "/no/such.toml"]),
             ([*BACKEND, "--config", unknown], ["lissen: there is no such setting"]),
@@ -380,15 +384,13 @@ async def test_the_switch_is_the_first_value_and_the_stored_flag_wins_later(tmp_
 
 
 async def test_help_lists_every_setting_and_says_where_else_it_may_stand() -> None:
-    run, status = await asyncio.gather(
-        audio_proxy("run", "--help"), audio_proxy("status", "--help")
-    )
+    commands = ("run", "status")
+    run, status = await asyncio.gather(*(audio_proxy(name, "--help") for name in commands))
     for ended, settings in ((run, Settings), (status, AdminSettings)):
         assert (ended.status, ended.problems) == (0, "")
         listed = set(re.findall(r"--[a-z-]+", ended.output))
         assert {"--" + name.replace("_", "-") for name in settings.model_fields} <= listed
-    assert "AUDIO_PROXY_" in run.output
-    assert "TOML" in run.output
+    assert re.search("AUDIO_PROXY_.*TOML", run.output, re.DOTALL)
 
 
 async def test_the_version_and_the_commands() -> None:
