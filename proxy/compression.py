@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from proxy.audio import gzip
 from proxy.audio.chooser import pays, worth_trying
 from proxy.audio.counters import Counters
@@ -16,6 +18,8 @@ from proxy.control.stats import summary
 from proxy.errors import CodecError
 from proxy.websocket.audio_filter import build_pair_head
 from proxy.websocket.frames import BINARY, build_header
+
+log = structlog.get_logger(__name__)
 
 MAX_DECOMPRESSED = 16 * 1024 * 1024
 """What `decompress` inflates to at most unless told otherwise, in bytes."""
@@ -52,7 +56,8 @@ class AudioCompression:
         if self.should_compress(size):
             try:
                 encoded = await self._encode(data)
-            except CodecError:
+            except CodecError as error:
+                log.warning("codec failed", algorithm="gzip", error=str(error))
                 self._counters.errors += 1
             else:
                 pair_size = len(build_pair_head("gzip", size, len(encoded))) + len(encoded)
@@ -64,8 +69,7 @@ class AudioCompression:
 
     async def decompress(self, data: bytes, max_size: int = MAX_DECOMPRESSED) -> bytes:
         """Undo `compress`. Raises CodecError where `data` is no gzip or exceeds `max_size`."""
-        if len(data) <= gzip.GZIP.inline_size:
-            return gzip.decode(data, max_size)
+        # Always in a thread: a few bytes may inflate to `max_size`.
         return await asyncio.to_thread(gzip.decode, data, max_size)
 
     def get_stats(self) -> dict[str, Any]:

@@ -143,6 +143,13 @@ class AdminSettings(BaseSettings):
         default_factory=default_state_dir, description="Folder that keeps the flags."
     )
 
+    @field_validator("admin")
+    @classmethod
+    def _check_admin(cls, value: Address) -> Address:
+        if value.path is not None:
+            raise ValueError("a Unix socket is not offered for it; HOST:PORT is expected")
+        return value
+
     @field_validator("admin_token")
     @classmethod
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
@@ -175,7 +182,7 @@ class AdminSettings(BaseSettings):
 class Settings(AdminSettings):
     """All settings of `audio-proxy run`. Times are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(extra="forbid")
+    model_config = SettingsConfigDict(extra="forbid", populate_by_name=True)
 
     backend: str = Field(
         description="The backend: http://, https://, ws:// or wss:// URL (a base path is kept), "
@@ -202,9 +209,7 @@ class Settings(AdminSettings):
     )
     enable_ws_compression: bool = Field(
         True,
-        validation_alias=AliasChoices(
-            "enable_ws_compression", PREFIX + "ENABLE_WS_COMPRESSION", "ENABLE_WS_COMPRESSION"
-        ),
+        validation_alias=AliasChoices(PREFIX + "ENABLE_WS_COMPRESSION", "ENABLE_WS_COMPRESSION"),
         description="First value of the flag 'enabled', while no flags are stored yet.",
     )
     handshake_timeout: Seconds = Field(

@@ -118,7 +118,7 @@ async def test_flags_that_cannot_be_kept_do_not_keep_it_from_serving(
 
 
 HOLD_LOCK = (
-    "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, 2); print(); input()"
+    "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), 2); print(); input()"
 )
 
 
@@ -128,7 +128,7 @@ async def test_a_program_that_holds_the_lock_of_the_flags_stops_nobody_else(
     """One that hangs, or that somebody stopped with ^Z."""
     async with proxy_process(9, tmp_path) as process, ClientSession() as session:
         holder = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", HOLD_LOCK, str(tmp_path / "flags.lock")),
+            *(sys.executable, "-c", HOLD_LOCK, str(tmp_path)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

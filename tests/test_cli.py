@@ -44,8 +44,7 @@ class Ended:
 
     def refused(self, *names: str) -> None:
         """It must have ended with one line for the operator, which names what is wrong."""
-        assert self.status == 2, self.problems
-        assert self.output == ""
+        assert (self.status, self.output) == (2, ""), self.problems
         assert len(self.problems.splitlines()) == 1, self.problems
         for name in names:
             assert name in self.problems
@@ -254,13 +253,18 @@ async def test_the_token_is_sent_and_a_wrong_one_explained(tmp_path: Path) -> No
 
 
 async def test_status_where_nobody_or_something_else_is() -> None:
-    """A web server that knows no `/stats`, such as the public port that was taken for this one."""
+    """Such as the public port, taken for this one: what the backend answers may be anything."""
 
     async def talk(peer: Peer) -> None:
         await peer.send(b"SSH-2.0-OpenSSH_9.2\r\n")
 
-    async with aiohttp_server(web.Application()) as site, raw_backend(talk) as other:
-        places = [NOBODY, f"127.0.0.1:{site}", f"127.0.0.1:{other}"]
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    site, api = web.Application(), web.Application()
+    api.router.add_get("/{path:.*}", answer)
+    async with aiohttp_server(site) as one, aiohttp_server(api) as two, raw_backend(talk) as three:
+        places = [NOBODY, *(f"127.0.0.1:{port}" for port in (one, two, three))]
         ends = await asyncio.gather(*(audio_proxy("status", "--admin", at) for at in places))
     for where, ended in zip(places, ends, strict=True):
         ended.refused("admin", where)
@@ -298,7 +302,7 @@ async def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path) -> None:
             ([*BACKEND, "--listen", taken], ["audio-proxy: listen: ", taken]),
             ([*BACKEND, "--admin", taken], ["audio-proxy: admin: ", taken]),
             ([*BACKEND, "--admin", "0.0.0.0:0"], ["admin", "admin_token"]),
-            ([*BACKEND, "--tls-cert", files.cert], ["tls_cert", "tls_key"]),
+            ([*BACKEND, "--tls-cert", files.cert], ["tls_cert and tls_key go together"]),
             ([*BACKEND, "--tls-cert", files.cert, "--tls-key", files.ca], [str(files.ca)]),
             ([*BACKEND, "--config", "/no/such.toml"], ["config", "/no/such.toml"]),
             ([*BACKEND, "--config", unknown], ["lissen: there is no such setting"]),

@@ -68,8 +68,8 @@ class Flags(BaseModel):
         return json.dumps(self.model_dump(), indent=2).encode() + b"\n"
 
 
-def parse_flags(data: bytes) -> Flags:
-    """Read what `to_json` wrote, or what somebody typed; flags left out have their defaults.
+def parse_flags(data: bytes, first: Flags) -> Flags:
+    """Read what `to_json` wrote, or what somebody typed; flags left out are as in `first`.
 
     Raises FlagsError.
     """
@@ -79,7 +79,7 @@ def parse_flags(data: bytes) -> Flags:
         raise FlagsError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
         raise FlagsError("not a JSON object")
-    return Flags().updated(record)
+    return first.updated(record)
 
 
 class LiveFlags:

@@ -35,6 +35,7 @@ class FileStore:
 
     def __init__(self, path: Path, first: Flags) -> None:
         self._path = path
+        self._first = first
         self._seen: bytes | None = None
         self.live = LiveFlags(first)
         self.error: str | None = None
@@ -57,7 +58,7 @@ class FileStore:
     def read(self) -> Flags:
         """The flags in the file. Raises FlagsError where it is missing or broken."""
         try:
-            return parse_flags(self._path.read_bytes())
+            return parse_flags(self._path.read_bytes(), self._first)
         except OSError as error:
             raise StoreError(f"cannot read {self._path}: {error.strerror}") from error
         except FlagsError as error:
@@ -94,7 +95,7 @@ class FileStore:
             if data == self._seen:
                 return
             self._seen = data
-            flags = parse_flags(data)
+            flags = parse_flags(data, self._first)
         except OSError as error:
             self._seen = None
             self._complain(f"cannot read {self._path}: {error.strerror}")
@@ -122,8 +123,10 @@ class FileStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other writers out, of other processes too. Raises OSError."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path.with_suffix(".lock"), "w") as lock:
+        folder = self._path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)  # the folder itself: no file that others may not open
+        try:
             give_up = time.monotonic() + LOCK_TIMEOUT
             while True:
                 try:
@@ -134,17 +137,20 @@ class FileStore:
                         raise
                     time.sleep(0.05)
             yield
+        finally:
+            os.close(lock)
 
     def _write(self, flags: Flags) -> None:
         """Replace the file: a reader sees the old content or the new. Raises OSError."""
-        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".flags-")
+        path = self._path.resolve()  # where it is a link, the link stays
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".flags-")
         try:
             with open(descriptor, "wb") as file:
                 file.write(flags.to_json())
                 file.flush()
                 os.fsync(file.fileno())
                 os.fchmod(file.fileno(), 0o644)
-            os.replace(temporary, self._path)
+            os.replace(temporary, path)
         except OSError:
             os.unlink(temporary)
             raise

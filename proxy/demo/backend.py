@@ -28,8 +28,6 @@ CHUNK_SIZE = 4096
 MAX_QUESTION = 64 * 1024
 MAX_WAITING = 16
 
-WAV_HEADER_SIZE = 44
-
 # What the recording says. It ends within the last word.
 TEXT = (
     "Photosynthesis is the process by which green plants use sunlight to make their own food from "
@@ -55,9 +53,10 @@ def recordings() -> dict[str, Speech]:
     with wave.open(BytesIO(data)) as file:
         rate, channels = file.getframerate(), file.getnchannels()
         seconds = file.getnframes() / rate
+        pcm = file.readframes(file.getnframes())
     mp3 = (SPEECH / "speech-44100-128k.mp3").read_bytes()
     return {
-        "pcm": Speech(data[WAV_HEADER_SIZE:], rate, channels, seconds),
+        "pcm": Speech(pcm, rate, channels, seconds),
         "wav": Speech(data, rate, channels, seconds),
         "mp3": Speech(mp3, 44_100, 1, seconds),
     }

@@ -94,14 +94,17 @@ def authority_of(request: web.BaseRequest) -> bytes | None:
 
 def hop_of(request: web.BaseRequest) -> Hop:
     """The hop that a request came by."""
+    authority = authority_of(request)
+    if authority is not None:
+        authority = authority.rpartition(b"@")[2]  # credentials are nobody's business
     transport = request.transport
     peername = transport.get_extra_info("peername") if transport is not None else None
     if not isinstance(peername, tuple):
-        return Hop(None, request.secure, authority_of(request))
+        return Hop(None, request.secure, authority)
     address = ip_address(peername[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return Hop(str(address), request.secure, authority_of(request))
+    return Hop(str(address).partition("%")[0], request.secure, authority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,8 @@ class ForwardingRules:
         for name, value in headers:
             lower = name.lower()
             if lower in before:
-                before[lower].append(value)
+                if value:
+                    before[lower].append(value)
                 continue
             if lower == b"host":
                 host = value = hop.authority or value
@@ -135,17 +139,16 @@ class ForwardingRules:
         if not self._trusts(hop.peer):
             before = {name: [] for name in before}
         peer = hop.peer.encode("ascii") if hop.peer else b"unknown"
-        forwarded = b'for=%b;host="%b";proto=%b' % (
-            b'"[%b]"' % peer if b":" in peer else peer,
-            host.replace(b"\\", b"\\\\").replace(b'"', b'\\"'),
-            proto,
-        )
+        node = b'"[%b]"' % peer if b":" in peer else peer
+        quoted = host.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+        forwarded = b"for=%b%b;proto=%b" % (node, b';host="%b"' % quoted if host else b"", proto)
         kept += (
             (b"X-Forwarded-For", b", ".join([*before[_FOR], peer])),
             (b"X-Forwarded-Proto", b", ".join(before[_PROTO]) or proto),
-            (b"X-Forwarded-Host", b", ".join(before[_HOST]) or host),
-            (b"Forwarded", b", ".join([*before[_FORWARDED], forwarded])),
         )
+        if forwarded_host := b", ".join(before[_HOST]) or host:
+            kept.append((b"X-Forwarded-Host", forwarded_host))
+        kept.append((b"Forwarded", b", ".join([*before[_FORWARDED], forwarded])))
         return kept
 
     def _trusts(self, peer: str | None) -> bool:

@@ -94,5 +94,6 @@ def switch_head(reason: bytes, headers: RawHeaders, algorithms: Sequence[str]) -
     lines = [b"HTTP/1.1 101 %b\r\n" % reason]
     lines += [b"%b: %b\r\n" % header for header in headers]
     if algorithms:
+        lines = [line for line in lines if not line.lower().startswith(RESPONSE_HEADER.lower())]
         lines.append(b"%b: %b\r\n" % (RESPONSE_HEADER, ",".join(algorithms).encode("ascii")))
     return b"".join(lines) + b"\r\n"

@@ -106,7 +106,7 @@ class Splitter:
                     # held would have to go behind it, and would be read as its payload.
                     if at + header[1] + header[2] > end:
                         break
-                elif self._too_large(*header):
+                elif self._too_large(header[1] + header[2]):
                     if at > start:
                         break  # what stands before it goes first
                     return self._let_go(at)
@@ -188,9 +188,9 @@ class Splitter:
         if self._payload is not None:
             self._payload += piece
 
-    def _too_large(self, _first: int, header_size: int, size: int) -> bool:
+    def _too_large(self, size: int) -> bool:
         """Whether the message being held would grow past `max_size` with this frame."""
-        return self._held is not None and len(self._held) + header_size + size > self._max_size
+        return self._held is not None and len(self._held) + size > self._max_size
 
     def _let_go(self, at: int) -> bytearray:
         """Hold the message in progress no longer. Returns its frames so far, as they came."""

@@ -138,13 +138,13 @@ def test_everything_wrong_is_named_at_once() -> None:
     )
 )
 def test_what_is_written_is_read(flags: Flags) -> None:
-    assert parse_flags(flags.to_json()) == flags
+    assert parse_flags(flags.to_json(), Flags()) == flags
     assert tuple(json.loads(flags.to_json())) == NAMES
 
 
 def test_flags_left_out_have_their_defaults() -> None:
-    assert parse_flags(b'{"level": 2}') == Flags(level=2)
-    assert parse_flags(b"{}") == Flags()
+    assert parse_flags(b'{"level": 2}', Flags(enabled=False)) == Flags(enabled=False, level=2)
+    assert parse_flags(b"{}", Flags()) == Flags()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_flags_left_out_have_their_defaults() -> None:
 )
 def test_what_is_no_record(data: bytes) -> None:
     with pytest.raises(FlagsError, match=r"not (a )?JSON"):
-        parse_flags(data)
+        parse_flags(data, Flags())
 
 
 @settings(deadline=None)
@@ -176,7 +176,7 @@ def test_what_is_no_record(data: bytes) -> None:
 def test_any_json_is_a_record_or_a_flags_error(record: dict[str, Any]) -> None:
     """A worker reads whatever stands in the file: nothing else may come out of it."""
     try:
-        flags = parse_flags(json.dumps(record).encode())
+        flags = parse_flags(json.dumps(record).encode(), Flags())
     except FlagsError:
         flags = Flags()
     else:

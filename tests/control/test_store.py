@@ -104,7 +104,7 @@ def test_no_temporary_file_is_left(store: FileStore, path: Path) -> None:
     store.set({"level": 2})
     with pytest.raises(FlagsError):
         store.set({"level": 9})
-    assert {file.name for file in path.parent.iterdir()} == {"flags.json", "flags.lock"}
+    assert {file.name for file in path.parent.iterdir()} == {"flags.json"}
 
 
 def test_a_write_that_fails_leaves_the_old_file(store: FileStore, path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_write_that_fails_leaves_the_old_file(store: FileStore, path: Path) ->
     (path / "inside").touch()
     with pytest.raises(FlagsError, match="cannot write"):
         store.set({"level": 2})
-    assert {file.name for file in path.parent.iterdir()} == {"flags.json", "flags.lock"}
+    assert {file.name for file in path.parent.iterdir()} == {"flags.json"}
     assert store.live.current == Flags()
 
 
@@ -265,3 +265,22 @@ def test_two_processes_that_change_different_flags_lose_nothing(
     store.refresh()
     assert store.live.current == Flags(level=2, min_size=200)
     assert store.error is None
+
+
+def test_flags_left_out_are_as_at_first(path: Path) -> None:
+    """`ENABLE_WS_COMPRESSION=false`, and a file that speaks of something else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"level": 2}')
+    store = FileStore(path, Flags(enabled=False))
+    store.refresh()
+    assert store.live.current == Flags(enabled=False, level=2)
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "flags.json"
+    kept.parent.mkdir()
+    link = tmp_path / "flags.json"
+    link.symlink_to(kept)
+    FileStore(link, Flags()).set({"level": 2})
+    assert link.is_symlink()
+    assert FileStore(kept, Flags()).read().level == 2

@@ -253,3 +253,14 @@ async def test_a_peer_on_a_unix_socket_has_no_address(tmp_path: Path) -> None:
 def test_connection_takes_no_header_away_that_matters(name: str) -> None:
     headers = [(b"Connection", name.encode()), (name.encode(), b"x"), (b"X-Hop", b"1")]
     assert end_to_end(headers) == headers[1:]
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    """No Host, and an empty list from a trusted peer."""
+    rules = ForwardingRules(trusted_networks=[ip_network("10.0.0.0/8")])
+    headers = rules.apply([(b"X-Forwarded-For", b"")], Hop("10.0.0.1", secure=False))
+    assert headers == [
+        (b"X-Forwarded-For", b"10.0.0.1"),
+        (b"X-Forwarded-Proto", b"http"),
+        (b"Forwarded", b"for=10.0.0.1;proto=http"),
+    ]

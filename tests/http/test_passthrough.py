@@ -325,7 +325,7 @@ async def test_an_absolute_target_names_the_host(proxy: Proxy) -> None:
         await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     async with raw_backend(script) as port, proxy(port) as app, raw_client(app.listen) as client:
-        for target in (b"http://other.example:80/a?b=http://c/", b"http://other.example?b"):
+        for target in (b"http://other.example:80/a?b=http://c/", b"http://me:pw@other.example?b"):
             await client.send(b"GET " + target + b" HTTP/1.1\r\nHost: tutor.example\r\n\r\n")
             await client.head()
     assert [head.split(b"\r\n")[:2] for head in heads] == [

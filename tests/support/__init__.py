@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def speech(name: str) -> bytes:
 
 def pcm() -> bytes:
     """12 seconds of speech, raw PCM: s16le, 22,050 Hz, mono."""
-    return speech("speech-22050-s16.wav")[44:]
+    with wave.open(str(SPEECH["speech-22050-s16.wav"])) as file:
+        return file.readframes(file.getnframes())
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
