@@ -182,7 +182,7 @@ class AdminSettings(BaseSettings):
 class Settings(AdminSettings):
     """All settings of `audio-proxy run`. Times are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(extra="forbid")
 
     backend: str = Field(
         description="The backend: http://, https://, ws:// or wss:// URL (a base path is kept), "
@@ -209,7 +209,9 @@ class Settings(AdminSettings):
     )
     enable_ws_compression: bool = Field(
         True,
-        validation_alias=AliasChoices(PREFIX + "ENABLE_WS_COMPRESSION", "ENABLE_WS_COMPRESSION"),
+        validation_alias=AliasChoices(
+            "enable_ws_compression", PREFIX + "ENABLE_WS_COMPRESSION", "ENABLE_WS_COMPRESSION"
+        ),
         description="First value of the flag 'enabled', while no flags are stored yet.",
     )
     handshake_timeout: Seconds = Field(

@@ -234,8 +234,12 @@ def _fall_behind(plain: socket.socket, context: ssl.SSLContext) -> None:
             incoming.write(plain.recv(1 << 16))
     tls.write(request())
     plain.sendall(outgoing.read())
-    plain.recv(1000)  # the tunnel is open, and speech on its way
-    with contextlib.suppress(ssl.SSLWantReadError):
+    while True:  # until the tunnel is open, and speech on its way
+        incoming.write(plain.recv(1000))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            if tls.read(12):
+                break
+    with contextlib.suppress(ssl.SSLError):  # speech comes behind it
         tls.unwrap()
     plain.sendall(outgoing.read())
     taken = 0
