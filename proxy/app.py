@@ -47,7 +47,7 @@ class App:
         )
         self._server_tls = settings.server_tls()
         self.counters = Counters()
-        self._started = time.time()
+        self._started = time.monotonic()
         self._stopping = False
         self._stack = contextlib.AsyncExitStack()
         self.tunnels: Tunnels
@@ -161,7 +161,7 @@ class App:
             **report(self.counters, self.store.live.current.min_size),
             "tunnels": len(self.tunnels),
             "connections": self.connections(),
-            "uptime_seconds": round(time.time() - self._started, 3),
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
             "version": __version__,
             "flags_error": self.store.error,
         }

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy import __version__
-from proxy.config import AdminSettings, Settings, load
+from proxy.config import PREFIX, AdminSettings, Settings, load, parse_switch
 from proxy.control.flags import Flags
 from proxy.control.store import FileStore
 from proxy.errors import AudioProxyError, ConfigError, FlagsError
@@ -119,7 +120,7 @@ def run(**options: str | None) -> None:
 def flags_get(**options: str | None) -> None:
     """Show the flags that are stored."""
     settings = load(AdminSettings, options)
-    _print_flags(FileStore(settings.flags_file, Flags()).read())
+    _print_flags(FileStore(settings.flags_file, _first_flags()).read())
 
 
 @flags_app.command("set")
@@ -135,7 +136,7 @@ def flags_set(
         if not equals:
             raise FlagsError(f"{change!r} is not NAME=VALUE")
         values[name] = value
-    store = FileStore(settings.flags_file, Flags())
+    store = FileStore(settings.flags_file, _first_flags())
     if settings.flags_file.exists():
         try:
             store.read()
@@ -152,9 +153,9 @@ def status(
 ) -> None:
     """Show what a running proxy does and saves. Exit status 1 where something is wrong."""
     settings = load(AdminSettings, options)
-    stats = _ask(settings, "/stats")
-    flags = _ask(settings, "/flags")
-    ready = _ask(settings, "/readyz")
+    stats = _ask(settings, "/stats", {"wire_bytes", "flags_error"})
+    flags = _ask(settings, "/flags", {"enabled"})
+    ready = _ask(settings, "/readyz", {"status"})
     problems = [text for text in (ready.get("error"), stats["flags_error"]) if text]
     if as_json:
         print(json.dumps({"stats": stats, "flags": flags, "problems": problems}, indent=2))
@@ -178,7 +179,7 @@ def demo(
     run_loop(run_demo(serve))
 
 
-def _ask(settings: AdminSettings, path: str) -> dict[str, Any]:
+def _ask(settings: AdminSettings, path: str, expected: set[str]) -> dict[str, Any]:
     """The JSON that the admin port answers, an error's too. Raises ConfigError."""
     request = urllib.request.Request(f"http://{settings.admin}{path}")
     if settings.admin_token is not None:
@@ -193,9 +194,17 @@ def _ask(settings: AdminSettings, path: str) -> dict[str, Any]:
             if response.status == 401:
                 raise ConfigError("admin_token: the proxy does not take it, or needs one")
             body: dict[str, Any] = json.load(response)
+            if not isinstance(body, dict) or (response.status == 200 and not expected <= set(body)):
+                raise ValueError(f"{path} is answered by something else")
     except (OSError, HTTPException, ValueError) as error:
         raise ConfigError(f"admin: no proxy answers at {settings.admin}: {error}") from error
     return body
+
+
+def _first_flags() -> Flags:
+    """What is in force where nothing is stored yet, as `run` would say with this environment."""
+    name = "ENABLE_WS_COMPRESSION"
+    return Flags(enabled=parse_switch(name, os.environ.get(name) or os.environ.get(PREFIX + name)))
 
 
 def _print_flags(flags: Flags) -> None:

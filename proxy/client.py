@@ -32,7 +32,7 @@ class AudioConnection(ClientConnection):
     """A `websockets` connection whose compressed pairs arrive as the audio that they stand for.
 
     Everything else is as `websockets` documents it. `recv_streaming` gives each message in one
-    piece. A pair whose audio is larger than `max_size` is refused like any message of that size.
+    piece. A pair whose audio is larger than `max_size` is not decoded: AudioFrameError.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -162,11 +162,13 @@ class connect(websockets_connect):  # noqa: N801  # mirrors websockets
     def __init__(
         self,
         url: str,
-        algorithms: Sequence[str] = ("gzip",),
+        algorithms: str | Sequence[str] = ("gzip",),
         *,
         parameter: str = "audio_compression",
         **kwargs: Any,
     ) -> None:
+        if isinstance(algorithms, str):
+            algorithms = (algorithms,)
         kwargs.setdefault("create_connection", AudioConnection)
         self._algorithms, self._parameter = algorithms, parameter
         super().__init__(opt_in(url, algorithms, parameter), **kwargs)

@@ -242,7 +242,12 @@ class Settings(AdminSettings):
             raise ValueError("a query, a fragment or credentials have no place in it")
         if not _VISIBLE.fullmatch(url.path):
             raise ValueError("its path has a character that must be percent-encoded")
-        _ = url.port  # raises ValueError where it is no port
+        if url.port == 0:  # raises ValueError where it is no port
+            raise ValueError("port 0 cannot be connected to")
+        try:
+            url.hostname.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"{url.hostname!r} is no host name: {error}") from error
         return value
 
     @field_validator("host_header")

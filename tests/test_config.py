@@ -376,3 +376,9 @@ def test_tls_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             read(tls_cert=path, tls_key=path).server_tls()
         with pytest.raises(ConfigError, match=f"^backend_ca: cannot use {path}"):
             read(backend="https://host", backend_ca=path).backend_tls()
+
+
+@pytest.mark.parametrize("backend", ["http://a..b", f"http://{'x' * 64}.example", "http://h:0"])
+def test_a_backend_that_cannot_be_is_refused(backend: str) -> None:
+    with pytest.raises(ConfigError, match=r"^backend \("):
+        load(Settings, {"backend": backend})

@@ -47,7 +47,8 @@ class Passthrough:
             exchange.abort()
             if upload is not None:
                 upload.cancel()
-                await asyncio.wait([upload])
+                # What went wrong with it has been answered, or the client is gone.
+                await asyncio.gather(upload, return_exceptions=True)
 
     def _request_headers(self, request: web.BaseRequest) -> RawHeaders:
         if tokens(request.raw_headers, b"transfer-encoding") not in ([], [b"chunked"]):
