@@ -152,6 +152,8 @@ async def test_flags_are_kept_and_shown_as_they_are_set(tmp_path: Path) -> None:
         audio_proxy("flags", "set", *done.output.split(), *other),
     )
     assert shown == set_again == done
+    first = ("--state-dir", tmp_path / "first")
+    assert done == await audio_proxy("flags", "set", "level=2", *first, ENABLE_WS_COMPRESSION="no")
 
 
 async def test_a_wrong_flag_is_named_and_nothing_is_written(tmp_path: Path) -> None:
@@ -394,10 +396,3 @@ async def test_the_version_and_the_commands() -> None:
     assert version.status == 0
     for command in ("run", "demo", "flags", "status"):
         assert re.search(rf"^\W*{command}\b", no_words.output + no_words.problems, re.MULTILINE)
-
-
-async def test_what_is_set_before_the_first_start_keeps_the_switch(tmp_path: Path) -> None:
-    folder = ("--state-dir", tmp_path)
-    ended = await audio_proxy("flags", "set", "level=2", *folder, ENABLE_WS_COMPRESSION="false")
-    assert ended.output.startswith("enabled=false\n")
-    assert "level=2\n" in ended.output
