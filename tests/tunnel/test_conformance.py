@@ -19,6 +19,10 @@ COMPRESSED = ["1.2.6", "1.2.7", "1.2.8"]
 # kosoku's cases leave the files open that they read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
+# Both are conformant. Which one a case gets that sends a message and then a broken frame depends
+# on whether the answer comes before the refusal: of 12 direct runs, 3.3, 3.4 and 4.2.5 gave both.
+CONFORMANT = {"NON-STRICT": "OK"}
+
 Verdicts = dict[str, tuple[str, str]]
 
 
@@ -30,7 +34,10 @@ async def verdicts(url: str, cases: list[str] | None, excluded: list[str]) -> Ve
         )
     except kosoku.FailureError as error:
         results = error.results
-    return {r.case_id: (r.behavior.value, r.behavior_close.value) for r in results}
+    return {
+        r.case_id: (CONFORMANT.get(r.behavior.value, r.behavior.value), r.behavior_close.value)
+        for r in results
+    }
 
 
 async def compare(
