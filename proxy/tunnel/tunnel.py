@@ -60,7 +60,8 @@ class Leg(asyncio.Protocol):
         self._eof = False  # received
         self._written = 0  # bytes given to the transport
         self._accepted = 0  # of these, those that the system had taken at the last check
-        self._progress = 0.0  # time of the last check that saw progress, or nothing to send
+        # Time of the last check that saw progress, or nothing to send.
+        self._progress = asyncio.get_running_loop().time()
 
     def attach(self) -> None:
         """Become the transport's protocol. Its reading is paused until `start`."""

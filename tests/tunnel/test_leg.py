@@ -72,6 +72,15 @@ async def test_the_close_clock_starts_when_the_leg_begins_to_end() -> None:
         assert overdue(tunnel.backend, now + CLOSE + 1)
 
 
+async def test_a_leg_that_ends_before_its_first_check_has_its_time() -> None:
+    """TLS ends both directions at once, and nothing may have been written yet."""
+    async with open_tunnel() as (tunnel, _, _):
+        now = asyncio.get_running_loop().time()
+        tunnel.backend.state = State.ENDING
+        assert not overdue(tunnel.backend, now + CLOSE - 1)
+        assert overdue(tunnel.backend, now + CLOSE + 1)
+
+
 async def test_the_close_clock_stands_while_we_keep_the_leg_from_reading() -> None:
     async with open_tunnel() as (tunnel, client, _):
         client.shutdown(socket.SHUT_WR)
