@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from websockets.asyncio.server import ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from proxy.client import connect as audio_connect
+from proxy.tunnel.tunnel import Leg
 from tests.conftest import Proxy
-from tests.support import pcm
+from tests.support import pcm, until
 from tests.support.process import proxy_process
 from tests.support.raw import Peer, raw_backend, raw_client, request, switch
 from tests.support.tls import Certificates
@@ -204,25 +205,40 @@ async def test_a_backend_that_accepts_speaks_and_closes_at_once(
 
 
 async def test_a_tls_client_that_closes_while_it_is_behind_stops_no_clock(
-    proxy: Proxy, certificates: Certificates
+    proxy: Proxy, certificates: Certificates, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says close_notify, takes a little more, and stalls: it is let go all the same."""
+    sent, seen, times = 0, 0, 0
 
     async def script(peer: Peer) -> None:
+        nonlocal sent
         await peer.send(switch(await peer.head()))
         with contextlib.suppress(ConnectionError):
-            await peer.send(frame(2, CHUNK) * 2000)
+            while True:
+                await peer.send(frame(2, CHUNK))
+                sent += 1
         await peer.ended()
+
+    def is_behind() -> bool:
+        """Whether nothing more was taken, the last hundred times that this was asked."""
+        nonlocal seen, times
+        seen, times = sent, times + 1 if sent and sent == seen else 0
+        return times >= 100
 
     limits = {"stall_timeout": "1", "close_timeout": "0.5"}
     options = {"tls_cert": certificates.cert, "tls_key": certificates.key, **limits}
     async with raw_backend(script) as port, proxy(port, **options) as app:
         with socket.create_connection(("127.0.0.1", app.listen.port)) as plain:
-            await asyncio.to_thread(_fall_behind, plain, certificates.client())
+            say_goodbye = await asyncio.to_thread(_ask, plain, certificates.client())
+            await until(is_behind)
+            plain.sendall(say_goodbye())
+            await asyncio.to_thread(_take, plain, 150_000)
             await nothing_left(app)
+    assert "could not be watched" not in capsys.readouterr().out
 
 
-def _fall_behind(plain: socket.socket, context: ssl.SSLContext) -> None:
+def _ask(plain: socket.socket, context: ssl.SSLContext) -> Callable[[], bytes]:
+    """Open a tunnel by TLS, reading no more than that; returns what makes a close_notify."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     while True:
@@ -234,14 +250,41 @@ def _fall_behind(plain: socket.socket, context: ssl.SSLContext) -> None:
             incoming.write(plain.recv(1 << 16))
     tls.write(request())
     plain.sendall(outgoing.read())
-    while True:  # until the tunnel is open, and speech on its way
-        incoming.write(plain.recv(1000))
-        with contextlib.suppress(ssl.SSLWantReadError):
-            if tls.read(12):
-                break
-    with contextlib.suppress(ssl.SSLError):  # speech comes behind it
-        tls.unwrap()
-    plain.sendall(outgoing.read())
-    taken = 0
-    while taken < 150_000 and (data := plain.recv(1 << 14)):
-        taken += len(data)
+
+    def say_goodbye() -> bytes:
+        with contextlib.suppress(ssl.SSLError):  # speech comes behind it
+            tls.unwrap()
+        return outgoing.read()
+
+    return say_goodbye
+
+
+def _take(plain: socket.socket, size: int) -> None:
+    while size > 0 and (data := plain.recv(1 << 14)):
+        size -= len(data)
+
+
+async def test_a_tls_leg_is_closed_once(certificates: Certificates) -> None:
+    """asyncio's TLS transport can be asked nothing more after a second close()."""
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    loop = asyncio.get_running_loop()
+    server = await asyncio.start_server(serve_one, "127.0.0.1", 0, ssl=certificates.server())
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        transport, _ = await loop.create_connection(
+            asyncio.Protocol, "127.0.0.1", port, ssl=certificates.client()
+        )
+        lost = asyncio.Event()
+        leg = Leg(transport, lost.set)
+        leg.peer = leg
+        leg.attach()
+        leg.finish()  # nothing waits to be written: this closes
+        leg.resume_writing()
+        assert not leg.overdue(loop.time(), 60, 10)
+        leg.abort()
+        await lost.wait()
