@@ -11,7 +11,9 @@ The way of the data:
     client ──► Leg ─────────────────── verbatim ──────────────────────────────► backend
     client ◄── FilteredLeg ◄ websocket.audio_filter ◄ bytes ────────────────── backend
                               ├ websocket.splitter   whole binary messages, lifted out
-                              ├ audio.chooser        worth it? which codec? did it pay?
+                              ├ audio.stream         what is it? WAV, MP3, raw samples…
+                              ├ audio.chooser        which of gzip and flac? did it pay?
+                              ├ websocket.speaker    does it become Opus?
                               └ tunnel.encoder       where and when the codec runs
 
 `control` holds the operator's flags, statistics and admin port; `app` wires it all.

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from proxy import __version__
+from proxy.audio.algorithms import MISSING
 from proxy.audio.counters import Counters
 from proxy.config import Address, Settings
 from proxy.control.admin import Admin
@@ -88,7 +89,8 @@ class App:
             tunnels=self.tunnels,
             encoder=encoder,
             query_parameter=settings.query_parameter.encode(),
-            max_audio_bytes=settings.max_audio_bytes,
+            audio_settings=settings.audio_settings,
+            opus_flush=settings.opus_flush_ms / 1000,
             handshake_timeout=settings.handshake_timeout,
             stall_timeout=settings.stall_timeout,
         )
@@ -206,6 +208,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    for name, remedy in MISSING.items():
+        log.warning(f"{name} is not offered: it is not installed", remedy=remedy)
     async with App(settings) as app:
         log.info(
             "serving",

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine
 from http.client import HTTPException
+from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
@@ -177,6 +178,51 @@ def demo(
     from proxy.demo.run import main as run_demo
 
     run_loop(run_demo(serve))
+
+
+@app.command()
+def analyze(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE|DIR…", show_default=False)],
+    chunk_size: Annotated[
+        list[int],
+        typer.Option(min=1, max=1 << 24, help="Bytes of each message; may be given several times."),
+    ] = [4096],  # noqa: B006  # read only
+    accept: Annotated[
+        str, typer.Option(help="What the client accepts, in its order of preference.")
+    ] = "flac,gzip",
+    pcm_layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Layout of raw samples: ENCODING/RATE/CHANNELS such as s16le/24000/1, or "
+            "PATTERN=LAYOUT for some files; comma-separated, the first that matches counts."
+        ),
+    ] = None,
+    opus_bitrate: Annotated[
+        int, typer.Option(min=6_000, max=256_000, help="Bits a second of Opus speech.")
+    ] = 24_000,
+    opus_raw: Annotated[
+        bool, typer.Option("--opus-raw", help="Raw samples may become Opus too, with loss.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture to make: .png or .svg.")
+    ] = None,
+) -> None:
+    """Show what the proxy would save of recordings of what a backend sends, and why.
+
+    Exit status 1 where a file was skipped: it cannot be read, or is empty.
+    """
+    from proxy.analyze.options import Options
+    from proxy.analyze.run import main as run_analyze
+
+    options = Options.parse(
+        chunk_size=chunk_size,
+        accept=accept,
+        pcm_layout=pcm_layout,
+        opus_bitrate=opus_bitrate,
+        opus_raw=opus_raw,
+    )
+    run_analyze(paths, options, json=as_json, plot=plot)
 
 
 def _ask(settings: AdminSettings, path: str, expected: set[str]) -> dict[str, Any]:

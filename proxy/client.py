@@ -3,6 +3,8 @@
 async with connect("wss://tutor.example/ws") as tutor:
     async for message in tutor:
         ...  # str and bytes, as the backend sent them
+
+Speech that came as Opus is PcmAudio, a kind of bytes: not what the backend sent, but its samples.
 """
 
 from __future__ import annotations
@@ -20,19 +22,23 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
 from websockets.typing import Data
 
-from proxy.audio import gzip
-from proxy.errors import AudioFrameError, CodecError
+from proxy.audio.decoding import PairDecoder, PcmAudio, reason_against
+from proxy.errors import AudioFrameError, CodecError, ConfigError
 from proxy.websocket.metadata import Metadata, parse
 
-DECODERS = {"gzip": gzip.decode}
-"""(data, size limit in bytes) -> decoded data, by algorithm name."""
+OPUS_MAX_SIZE = 16 * 1024 * 1024
+"""Default of `max_size` where Opus is asked for, in bytes: 87 s of mono. One message of a backend,
+such as a sentence in MP3, grows that long when it is decoded."""
+
+__all__ = ["AudioConnection", "PcmAudio", "connect", "opt_in"]
 
 
 class AudioConnection(ClientConnection):
     """A `websockets` connection whose compressed pairs arrive as the audio that they stand for.
 
     Everything else is as `websockets` documents it. `recv_streaming` gives each message in one
-    piece. A pair whose audio is larger than `max_size` is not decoded: AudioFrameError.
+    piece. A pair whose audio, decoded, is larger than `max_size` is not decoded: AudioFrameError.
+    A second of Opus is 96,000 bytes decoded, twice that in stereo.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,6 +47,7 @@ class AudioConnection(ClientConnection):
         self._messages = 0  # received so far
         self._announced: Metadata | AudioFrameError | None = None  # by the message before
         self._kept: bytes | None = None  # a text that came where a binary message was due
+        self._decoder = PairDecoder()
 
     def process_event(self, event: Event) -> None:
         """Called by `websockets` for each frame: notes what each message is."""
@@ -59,8 +66,19 @@ class AudioConnection(ClientConnection):
         """Receive the next message, audio decoded. May be cancelled without loss.
 
         Raises what `websockets` raises, and AudioFrameError where a pair is broken; the
-        connection stays usable, and the next call goes on behind the broken pair.
+        connection stays usable, and the next call goes on behind the broken pair. Of Opus, what
+        goes on where the broken pair ended is lost too, up to the speaker's next pause.
+
+        An Opus pair without samples is no message: at the start of speech its encoder may owe
+        them to the next one. An empty message is one that the backend sent.
         """
+        try:
+            return await self._receive_audio(decode)
+        except AudioFrameError:
+            self._decoder.forget()
+            raise
+
+    async def _receive_audio(self, decode: bool | None) -> Data:
         while True:
             announced, self._announced = self._announced, None
             try:
@@ -85,7 +103,8 @@ class AudioConnection(ClientConnection):
                     )
             elif isinstance(announced, Metadata):
                 audio = self._decode_pair(announced, data)
-                return audio.decode() if decode else audio
+                if audio or not isinstance(audio, PcmAudio):
+                    return audio.decode() if decode else audio
             elif announced is None and not (is_text and self._announces(data)):
                 return data
 
@@ -127,23 +146,10 @@ class AudioConnection(ClientConnection):
             raise AudioFrameError(
                 f"{frame} has {len(received)} bytes; its metadata says {metadata.compressed_size}"
             )
-        decoder = DECODERS.get(metadata.algorithm)
-        if decoder is None:
-            raise AudioFrameError(f"{frame}: no decoder for {metadata.algorithm!r}")
-        limit = self.protocol.max_message_size
-        if limit is not None and metadata.original_size > limit:
-            raise AudioFrameError(
-                f"{frame} stands for {metadata.original_size} bytes; max_size is {limit}"
-            )
         try:
-            audio = decoder(received, metadata.original_size)
+            return self._decoder.decode(metadata, received, self.protocol.max_message_size)
         except CodecError as error:
             raise AudioFrameError(f"{frame}: {error}") from error
-        if len(audio) != metadata.original_size:
-            raise AudioFrameError(
-                f"{frame} decodes to {len(audio)} bytes; its metadata says {metadata.original_size}"
-            )
-        return audio
 
 
 def opt_in(url: str, algorithms: Sequence[str], parameter: str = "audio_compression") -> str:
@@ -156,7 +162,12 @@ def opt_in(url: str, algorithms: Sequence[str], parameter: str = "audio_compress
 class connect(websockets_connect):  # noqa: N801  # mirrors websockets
     """`websockets.connect`, asking for compressed audio; every keyword of it works here too.
 
-    `algorithms` are in order of preference. To be used as `async with`, `await` or `async for`.
+    `algorithms`, names or a text of them with commas, are in order of preference. gzip alone is
+    the default: it needs nothing installed, and all audio is what the backend sent. flac gives
+    that back too, and saves more of PCM, but needs an extra; opus gives other samples than were
+    sent. So both are to be named. Raises ConfigError where one of them cannot be decoded here.
+
+    To be used as `async with`, `await` or `async for`.
     """
 
     def __init__(
@@ -168,8 +179,14 @@ class connect(websockets_connect):  # noqa: N801  # mirrors websockets
         **kwargs: Any,
     ) -> None:
         if isinstance(algorithms, str):
-            algorithms = (algorithms,)
+            algorithms = [name.strip() for name in algorithms.split(",")] if algorithms else ()
+        for name in algorithms:
+            reason = reason_against(name.lower())
+            if reason is not None:
+                raise ConfigError(f"algorithms: {reason}")
         kwargs.setdefault("create_connection", AudioConnection)
+        if "opus" in algorithms:
+            kwargs.setdefault("max_size", OPUS_MAX_SIZE)
         self._algorithms, self._parameter = algorithms, parameter
         super().__init__(opt_in(url, algorithms, parameter), **kwargs)
 

@@ -11,13 +11,14 @@ import structlog
 
 from proxy.audio import gzip
 from proxy.audio.chooser import pays, worth_trying
+from proxy.audio.codec import Encoded
 from proxy.audio.counters import Counters
 from proxy.config import parse_switch
 from proxy.control.flags import Flags
 from proxy.control.stats import summary
 from proxy.errors import CodecError
-from proxy.websocket.audio_filter import build_pair_head
 from proxy.websocket.frames import BINARY, build_header
+from proxy.websocket.metadata import build_pair_head
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,7 @@ class AudioCompression:
                 log.warning("codec failed", algorithm="gzip", error=str(error))
                 self._counters.errors += 1
             else:
-                pair_size = len(build_pair_head("gzip", size, len(encoded))) + len(encoded)
+                pair_size = len(build_pair_head("gzip", size, Encoded(encoded))) + len(encoded)
                 if pays(len(build_header(BINARY, size)) + size, pair_size, self._flags):
                     self._counters.algorithm("gzip").add(size, len(encoded))
                     return CompressionResult(encoded, True, size, len(encoded))

@@ -7,6 +7,7 @@ import re
 import ssl
 import tomllib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -30,6 +31,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from proxy.audio.pcm import PcmLayout, parse_layout
+from proxy.audio.settings import AudioSettings
 from proxy.errors import ConfigError
 
 PREFIX = "AUDIO_PROXY_"
@@ -88,6 +91,34 @@ def parse_address(value: object) -> object:
 def parse_networks(value: object) -> object:
     """Read `10.0.0.0/8,::1` and the word `unix`. Raises ValueError."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutRule:
+    """The layout of raw PCM on the paths that a pattern matches."""
+
+    pattern: str
+    layout: PcmLayout
+
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.layout}"
+
+
+def parse_layout_rules(value: object) -> object:
+    """Read `s16le/24000/1`, or `/ws/call*=mulaw/8000/1,/ws/*=s16le/24000/1`. Raises ValueError."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("a layout such as s16le/24000/1 is expected, or PATTERN=LAYOUT")
+    return tuple(map(_parse_layout_rule, parts))
+
+
+def _parse_layout_rule(part: object) -> LayoutRule:
+    if isinstance(part, LayoutRule):
+        return part
+    pattern, equals, layout = str(part).rpartition("=")
+    if equals and not pattern.strip().startswith(("/", "*")):
+        raise ValueError(f"{pattern!r} is no pattern of paths: '/' or '*' begins it")
+    return LayoutRule(pattern.strip() if equals else "*", parse_layout(layout))
 
 
 def default_state_dir() -> Path:
@@ -229,6 +260,22 @@ class Settings(AdminSettings):
     max_audio_bytes: int = Field(
         4 * 1024 * 1024, ge=1024, description="Largest chunk that is put together and compressed."
     )
+    pcm_layout: Annotated[tuple[LayoutRule, ...], NoDecode, BeforeValidator(parse_layout_rules)] = (
+        Field(
+            (),
+            description="Layout of raw PCM: ENCODING/RATE/CHANNELS such as s16le/24000/1, or "
+            "PATTERN=LAYOUT for some paths; comma-separated, the first that matches counts.",
+        )
+    )
+    opus_bitrate: int = Field(
+        24_000, ge=6_000, le=256_000, description="Bits a second of Opus speech."
+    )
+    opus_raw: bool = Field(
+        False, description="Whether raw PCM whose layout is set may become Opus too, with loss."
+    )
+    opus_flush_ms: int = Field(
+        60, ge=1, le=10_000, description="Milliseconds without audio that end a stretch of speech."
+    )
 
     @field_validator("backend")
     @classmethod
@@ -275,6 +322,16 @@ class Settings(AdminSettings):
                 "be set (--admin-token, AUDIO_PROXY_ADMIN_TOKEN)"
             )
         return self
+
+    def audio_settings(self, path: str) -> AudioSettings:
+        """What is decided for connections to a path of a request."""
+        rules = (rule.layout for rule in self.pcm_layout if fnmatchcase(path, rule.pattern))
+        return AudioSettings(
+            self.max_audio_bytes,
+            next(rules, None),
+            self.opus_bitrate,
+            self.opus_raw,
+        )
 
     @cached_property
     def trusted_networks(self) -> tuple[IPNetwork, ...]:

@@ -21,6 +21,10 @@ class CodecError(AudioProxyError):
     """Data could not be encoded or decoded."""
 
 
+class DiscontinuityError(CodecError):
+    """A chunk does not go on where the audio before it ended."""
+
+
 class FrameError(AudioProxyError):
     """Bytes are not a WebSocket frame that a server may send to a client (RFC 6455 section 5)."""
 

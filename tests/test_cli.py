@@ -142,7 +142,7 @@ async def test_flags_are_kept_and_shown_as_they_are_set(tmp_path: Path) -> None:
     folder = ("--state-dir", tmp_path / "state")
     done = await audio_proxy("flags", "set", "enabled=false", "level=2", *folder)
     assert done == Ended(
-        0, "enabled=false\nmin_size=1024\nmin_gain=0.03\nlevel=2\nalgorithms=gzip\n", ""
+        0, "enabled=false\nmin_size=1024\nmin_gain=0.03\nlevel=2\nalgorithms=gzip,flac,opus\n", ""
     )
     kept = json.loads((tmp_path / "state" / "flags.json").read_bytes())
     assert (kept["enabled"], kept["level"]) == (False, 2)

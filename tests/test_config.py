@@ -61,6 +61,7 @@ def read(**options: Any) -> Settings:
         ("trusted_proxies", '["10.0.0.0/8"]', "11.0.0.0/8,unix", "12.0.0.0/8"),
         ("query_parameter", '"a"', "b", "c"),
         ("host_header", '"a"', "b", "c"),
+        ("pcm_layout", '["s16le/8000/1"]', "/a=u8/8000/1,*=s16le/16000/1", "s16le/24000/1"),
     ],
 )
 def test_a_flag_beats_the_environment_which_beats_the_file(
@@ -173,6 +174,10 @@ def test_settings_are_frozen() -> None:
         ("max_connections", "0"),
         ("max_connections", "many"),
         ("max_audio_bytes", "1023"),
+        ("pcm_layout", "s16le"),
+        ("opus_bitrate", "5999"),
+        ("opus_raw", "perhaps"),
+        ("opus_flush_ms", "0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_flag_and_its_variable(
@@ -198,6 +203,8 @@ def test_a_wrong_value_is_named_with_its_flag_and_its_variable(
         ("trusted_proxies = 5", "trusted_proxies", ""),
         ("trusted_proxies = [5]", "trusted_proxies", ""),
         ("max_connections = 1.5", "max_connections", "integer"),
+        ("pcm_layout = 5", "pcm_layout", "s16le/24000/1"),
+        ("pcm_layout = [5]", "pcm_layout", "ENCODING/RATE/CHANNELS"),
         ('stall_timeout = "soon"', "stall_timeout", "number"),
     ],
 )

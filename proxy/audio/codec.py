@@ -1,14 +1,23 @@
-"""What a codec is, and which ones this installation has."""
+"""What a lossless codec is: one chunk at a time, nothing carried over."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
-from proxy.audio.gzip import GZIP
+from proxy.audio.stream import Chunk
+
+
+class Encoded(NamedTuple):
+    """What became of a chunk."""
+
+    data: bytes
+    extra: Mapping[str, object] | None = None
+    """What its metadata says besides the contract's four keys."""
 
 
 class Codec(Protocol):
-    """Encodes one chunk at a time, nothing carried over."""
+    """Encodes one chunk at a time."""
 
     name: str
     """The algorithm's name on the wire."""
@@ -16,10 +25,10 @@ class Codec(Protocol):
     inline_size: int
     """Up to so many bytes, encoding costs less than handing the chunk to a thread."""
 
-    def encode(self, data: bytes | bytearray | memoryview, level: int) -> bytes:
-        """Encode a chunk at `level` (0 to 3). Safe in any thread. Raises CodecError."""
+    def takes(self, chunk: Chunk) -> bool:
+        """Whether it can do anything with what the chunk is."""
         ...
 
-
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (GZIP,)}
-"""The codecs of this installation, by algorithm name."""
+    def encode_chunk(self, chunk: Chunk, level: int) -> Encoded:
+        """Encode a chunk at `level` (0 to 3). Safe in any thread. Raises CodecError."""
+        ...

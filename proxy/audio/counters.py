@@ -26,9 +26,10 @@ class Counters:
 
     by_algorithm: dict[str, AlgorithmCounters] = field(default_factory=dict)
     no_gain: int = 0
-    """Chunks that were encoded and sent as they came, because it did not pay."""
+    """Chunks that were encoded and sent as they came, because it did not pay; of Opus, segments
+    that did not pay."""
     errors: int = 0
-    """Chunks that were sent as they came, because the codec failed."""
+    """Failures of a codec: the chunk was sent as it came, or by another codec."""
     wire_original_bytes: int = 0
     """Sent to opted-in clients, frame headers included, had nothing been encoded."""
     wire_bytes: int = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from types import ModuleType
 
+from proxy.audio.codec import Encoded
+from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
 
 _isal: ModuleType | None
@@ -43,6 +45,14 @@ class Gzip:
             self._compress = zlib.compress
             self._levels = _ZLIB_LEVELS
             self.inline_size = _ZLIB_INLINE
+
+    def takes(self, chunk: Chunk) -> bool:
+        """Everything."""
+        return True
+
+    def encode_chunk(self, chunk: Chunk, level: int) -> Encoded:
+        """Compress a chunk; see `encode`."""
+        return Encoded(self.encode(chunk.data, level))
 
     def encode(self, data: bytes | bytearray | memoryview, level: int) -> bytes:
         """Compress `data` at `level`, 0 (fastest) to 3 (smallest)."""

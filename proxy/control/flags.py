@@ -8,20 +8,21 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from proxy.audio.codec import CODECS
+from proxy.audio.algorithms import KNOWN
 from proxy.errors import FlagsError
 
 
 def _parse_algorithms(value: object) -> tuple[str, ...]:
-    """Names, or a text of names with commas; each known here, in lower case, once."""
+    """Names, or a text of names with commas; each known, in lower case, once.
+
+    Known, not installed: machines that share their flags need not have the same codecs.
+    """
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names:
-        raise ValueError(f"names of algorithms are expected: {', '.join(CODECS)}")
+        raise ValueError(f"names of algorithms are expected: {', '.join(KNOWN)}")
     for name in names:
-        if not isinstance(name, str) or name.strip().lower() not in CODECS:
-            raise ValueError(
-                f"{name!r} is not an algorithm of this installation: {', '.join(CODECS)}"
-            )
+        if not isinstance(name, str) or name.strip().lower() not in KNOWN:
+            raise ValueError(f"{name!r} is no algorithm; there are {', '.join(KNOWN)}")
     return tuple(dict.fromkeys(name.strip().lower() for name in names))
 
 
@@ -49,9 +50,7 @@ class Flags(BaseModel):
         default=0.03, ge=0, lt=1, description="least saving, as a share of the frames as they came"
     )
     level: Integer = Field(default=1, ge=0, le=3, description="0, fastest, to 3, smallest")
-    algorithms: Algorithms = Field(
-        default=tuple(CODECS), description="algorithms that clients may have"
-    )
+    algorithms: Algorithms = Field(default=KNOWN, description="algorithms that clients may have")
 
     def updated(self, changes: Mapping[str, Any]) -> Flags:
         """A new record with `changes` made, from text or JSON values.

@@ -12,7 +12,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
-from proxy.client import AudioConnection
+from proxy.client import AudioConnection, PcmAudio
 from proxy.errors import AudioProxyError
 from proxy.websocket.frames import BINARY, TEXT, build_header
 
@@ -46,6 +46,8 @@ class Answer:
     """Of each chunk, from the backend's hand to ours, decoded; in seconds."""
     wire_bytes: int = 0
     """What the socket gave for it, frame headers and metadata included."""
+    wire_start: int = 0
+    """What it had given before."""
 
     @property
     def audio(self) -> bytes:
@@ -53,8 +55,17 @@ class Answer:
         return b"".join(message for message in self.messages if isinstance(message, bytes))
 
     @property
+    def seconds(self) -> float:
+        """How long the speech is that came as Opus."""
+        return sum(
+            len(message) / (2 * message.channels * message.sample_rate)
+            for message in self.messages
+            if isinstance(message, PcmAudio)
+        )
+
+    @property
     def chunks(self) -> int:
-        """Binary messages."""
+        """Binary messages that the backend announced."""
         return len(self.delays)
 
     @property
@@ -92,8 +103,7 @@ async def ask(
 ) -> Answer:
     """Ask for an answer and receive it. Raises AnswerError, and what `recv` raises."""
     assert isinstance(connection, MeteredConnection)
-    before = connection.bytes_received
-    answer = Answer()
+    answer = Answer(wire_start=connection.bytes_received)
     sent_at: float | None = None
     question = {"type": "question", "text": "What is photosynthesis?", "format": audio_format}
     await connection.send(json.dumps(question))
@@ -103,9 +113,10 @@ async def ask(
         on_message()
         answer.messages.append(message)
         if isinstance(message, bytes):
-            if sent_at is None:
+            if sent_at is not None:
+                answer.delays.append(now - sent_at)
+            elif not isinstance(message, PcmAudio):  # the end of what was said comes by itself
                 raise AnswerError("a chunk came without the text that announces it")
-            answer.delays.append(now - sent_at)
             sent_at = None
             continue
         text = json.loads(message)
@@ -114,5 +125,12 @@ async def ask(
         if text["type"] == "answer_end":
             break
         sent_at = text.get("sent_at")
-    answer.wire_bytes = connection.bytes_received - before
+    answer.wire_bytes = connection.bytes_received - answer.wire_start
     return answer
+
+
+async def receive_end(connection: ClientConnection, answer: Answer) -> None:
+    """Receive one message more, that came behind the answer: the end of what was said."""
+    assert isinstance(connection, MeteredConnection)
+    answer.messages.append(await connection.recv())
+    answer.wire_bytes = connection.bytes_received - answer.wire_start

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,28 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_plain
 from websockets.exceptions import WebSocketException
 
+from proxy.audio.algorithms import INSTALLED, MISSING
 from proxy.client import connect
 from proxy.demo.backend import CHUNK_SIZE, PACE, recordings, serve
-from proxy.demo.measure import Answer, MeteredConnection, ask
+from proxy.demo.measure import Answer, AnswerError, MeteredConnection, ask, receive_end
 from proxy.demo.proxy_process import DemoError, ProxyProcess, run_proxy
 
 MEASURED_PACE = 8.0
-"""Seconds of speech a second while measuring: six answers one after the other, in 9 seconds."""
+"""Seconds of speech a second while measuring: ten answers one after the other, in 15 seconds."""
 
 NAMES = {"pcm": "PCM", "wav": "WAV", "mp3": "MP3"}
+
+LOSSLESS = ("gzip", "flac")
+ALGORITHMS = {"pcm": LOSSLESS, "wav": (*LOSSLESS, "opus"), "mp3": ("gzip", "opus")}
+"""Those that are shown, by format."""
+
+MOST_SECONDS_OFF = 0.04
+"""By which speech that came as Opus may be longer or shorter."""
+END_TIMEOUT = 5.0
 
 WIRE_KEYS = ("wire_original_bytes", "wire_bytes")
 
@@ -40,6 +51,7 @@ class Comparison:
     """The same answer, directly and through the proxy."""
 
     audio_format: str
+    algorithm: str
     direct: Answer
     proxied: Answer
     counted: tuple[int, int]
@@ -48,14 +60,21 @@ class Comparison:
     @property
     def problems(self) -> list[str]:
         """What must not be."""
-        name = NAMES[self.audio_format]
-        expected = recordings()[self.audio_format].data
-        problems = [
-            f"{name}: the audio that came {way} is not what the backend has"
-            for way, answer in (("directly", self.direct), ("through the proxy", self.proxied))
-            if answer.audio != expected
-        ]
-        received = (self.proxied.backend_bytes, self.proxied.wire_bytes)
+        name = f"{NAMES[self.audio_format]} by {self.algorithm}"
+        expected = recordings()[self.audio_format]
+        problems = []
+        if self.direct.audio != expected.data:
+            problems.append(f"{name}: the audio that came directly is not what the backend has")
+        if self.algorithm in LOSSLESS:
+            if self.proxied.audio != expected.data:
+                problems.append(
+                    f"{name}: the audio that came through the proxy is not what the backend has"
+                )
+        elif abs(self.proxied.seconds - expected.seconds) > MOST_SECONDS_OFF:
+            problems.append(
+                f"{name}: {self.proxied.seconds:.3f} s of speech came of {expected.seconds:.3f} s"
+            )
+        received = (self.backend_bytes, self.proxied.wire_bytes)
         if received != self.counted:
             problems.append(
                 f"{name}: the client counts {received[0]:,} bytes that became {received[1]:,}, "
@@ -64,20 +83,24 @@ class Comparison:
         return problems
 
     @property
+    def backend_bytes(self) -> int:
+        """What the backend sent. What Opus stands for is only known to the proxy."""
+        return self.proxied.backend_bytes if self.algorithm in LOSSLESS else self.counted[0]
+
+    @property
     def added_delay(self) -> float:
         """Median through the proxy less median direct, in seconds."""
         return self.proxied.delay - self.direct.delay
 
     def row(self) -> tuple[str, ...]:
         """Its row of the table."""
-        answer = self.proxied
         return (
             NAMES[self.audio_format],
-            f"{answer.chunks:,}",
-            f"{answer.backend_bytes:,}",
-            f"{answer.wire_bytes:,}",
-            _saved(answer.backend_bytes, answer.wire_bytes),
-            _saved(answer.backend_bytes, answer.deflated_bytes),
+            self.algorithm,
+            f"{self.backend_bytes:,}",
+            f"{self.proxied.wire_bytes:,}",
+            _saved(self.backend_bytes, self.proxied.wire_bytes),
+            _saved(self.direct.backend_bytes, self.direct.deflated_bytes),
             f"{self.added_delay * 1000:.2f} ms",
         )
 
@@ -95,8 +118,8 @@ class Comparer:
         self._stats = f"http://{proxy.admin}/stats"
         self._session = session
 
-    async def compare(self, audio_format: str, on_message: Callable[[], None]) -> Comparison:
-        """One after the other, so that neither slows the other."""
+    async def compare(self, audio_format: str, on_message: Callable[[], None]) -> list[Comparison]:
+        """One after the other, so that none slows another."""
         # No extension: the direct connection's bytes are those that the backend made.
         options: dict[str, Any] = {
             "create_connection": MeteredConnection,
@@ -106,19 +129,38 @@ class Comparer:
         }
         async with connect_plain(self._direct, **options) as connection:
             direct = await ask(connection, audio_format, on_message)
-        async with connect(self._proxied, **options) as connection:
-            before = await self._counted()
-            proxied = await ask(connection, audio_format, on_message)
-            after = await self._counted()
-        return Comparison(
-            audio_format, direct, proxied, (after[0] - before[0], after[1] - before[1])
-        )
+        comparisons = []
+        for algorithm in shown(audio_format):
+            async with connect(self._proxied, algorithm, **options) as connection:
+                before = await self._counted()
+                proxied = await ask(connection, audio_format, on_message)
+                if algorithm not in LOSSLESS:
+                    await _receive_ends(connection, proxied, audio_format)
+                after = await self._counted()
+            counted = after[0] - before[0], after[1] - before[1]
+            comparisons.append(Comparison(audio_format, algorithm, direct, proxied, counted))
+        return comparisons
 
     async def _counted(self) -> tuple[int, int]:
         async with self._session.get(self._stats) as response:
             stats = await response.json()
         original, wire = (stats[key] for key in WIRE_KEYS)
         return original, wire
+
+
+async def _receive_ends(connection: ClientConnection, answer: Answer, audio_format: str) -> None:
+    """The end of what was said comes when the proxy has noticed the pause behind it."""
+    try:
+        async with asyncio.timeout(END_TIMEOUT):
+            while answer.seconds < recordings()[audio_format].seconds - 0.001:  # sums of floats
+                await receive_end(connection, answer)
+    except TimeoutError as error:
+        raise AnswerError(f"only {answer.seconds:.3f} s of speech came") from error
+
+
+def shown(audio_format: str) -> list[str]:
+    """The algorithms that are shown of a format, as far as they are installed."""
+    return [name for name in ALGORITHMS[audio_format] if name in INSTALLED]
 
 
 async def _compare_all(backend: str, proxy: ProxyProcess) -> list[Comparison]:
@@ -138,7 +180,8 @@ async def _compare_all(backend: str, proxy: ProxyProcess) -> list[Comparison]:
             tasks = {}
             for audio_format, speech in recordings().items():
                 chunks = -(-len(speech.data) // CHUNK_SIZE)
-                messages = 2 * (2 * chunks + 2)  # twice a start, an end, and two for a chunk
+                # A start, an end, and two for a chunk; directly, and once by each algorithm.
+                messages = (1 + len(shown(audio_format))) * (2 * chunks + 2)
                 tasks[audio_format] = progress.add_task(
                     NAMES[audio_format], total=messages, start=False
                 )
@@ -146,7 +189,7 @@ async def _compare_all(backend: str, proxy: ProxyProcess) -> list[Comparison]:
             for audio_format, task in tasks.items():
                 progress.start_task(task)
                 advance = partial(progress.advance, task)
-                comparisons.append(await comparer.compare(audio_format, advance))
+                comparisons += await comparer.compare(audio_format, advance)
     return comparisons
 
 
@@ -154,20 +197,24 @@ def _print_table(comparisons: list[Comparison], pace: float, console: Console) -
     seconds = recordings()["pcm"].seconds
     table = Table(title=f"{seconds:.0f} s of speech through audio-proxy", box=box.SIMPLE_HEAD)
     table.add_column("format", style="bold")
-    table.add_column("chunks", justify="right")
+    table.add_column("algorithm")
     table.add_column("backend\nsent, bytes", justify="right")
     table.add_column("on the\nwire, bytes", justify="right")
     table.add_column("\nsaved", justify="right", style="green")
     table.add_column("permessage-\ndeflate", justify="right")
     table.add_column("added\nlatency", justify="right")
-    for comparison in comparisons:
-        table.add_row(*comparison.row())
+    for comparison, following in pairwise([*comparisons, None]):
+        assert comparison is not None
+        is_last = following is None or following.audio_format != comparison.audio_format
+        table.add_row(*comparison.row(), end_section=is_last)
     console.print(table)
     notes = Table.grid(padding=(0, 2, 0, 0))
     notes.add_column(style="bold", no_wrap=True)
     notes.add_column()
     for subject, note in _NOTES:
         notes.add_row(subject, note.format(pace=pace))
+    for name, remedy in MISSING.items():
+        notes.add_row(name, f"is not installed: {remedy}")
     console.print(notes)
 
 
@@ -181,6 +228,14 @@ _NOTES = (
         "MP3",
         "is compressed already: gzip finds next to nothing in it, and a chunk that would not "
         "pay goes as it came",
+    ),
+    (
+        "gzip, flac",
+        "lose nothing: the client gets what the backend sent, byte for byte",
+    ),
+    (
+        "opus",
+        "is lossy, 24 kb/s, and goes only to clients that ask for it",
     ),
     (
         "permessage-deflate",
@@ -209,8 +264,8 @@ async def _show(backend: str, proxy: ProxyProcess, pace: float) -> None:
     if problems:
         raise typer.Exit(1)
     console.print(
-        "\n[green]All audio is what the backend sent, byte for byte; the bytes counted here are "
-        "those that the proxy's /stats count.[/]",
+        "\n[green]All audio is what the backend sent, byte for byte, but for Opus, whose speech is "
+        "as long; the bytes counted here are those that the proxy's /stats count.[/]",
         highlight=False,
     )
 

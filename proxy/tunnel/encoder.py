@@ -10,23 +10,24 @@ from time import perf_counter
 
 import structlog
 
-from proxy.errors import CodecError
-from proxy.websocket.audio_filter import Job
+from proxy.audio.opus import Spoken
+from proxy.websocket.jobs import Attempts, Job
 
 log = structlog.get_logger(__name__)
 
 TURN = 0.001
 """Seconds of encoding in one turn of the event loop, after which others get theirs."""
 
-Done = Callable[[Job, bytes | None], None]
+Result = Attempts | Spoken | None
+Done = Callable[[Job, Result], None]
 
 
-def _run(job: Job) -> bytes | None:
-    """A job's result, or None where its codec failed."""
+def _run(job: Job) -> Result:
+    """A job's result, or None where it failed beyond what a codec may."""
     try:
         return job.run()
-    except CodecError as error:
-        log.warning("codec failed", algorithm=job.codec.name, error=str(error))
+    except Exception:  # a lesson goes on without compression, whatever the fault
+        log.exception("a chunk could not be encoded")
         return None
 
 
@@ -44,15 +45,15 @@ class Encoder:
         """Whether `run` may be called: the job is small, and this turn has time left."""
         return job.small and self._spent < TURN and not self._waiting
 
-    def run(self, job: Job) -> bytes | None:
-        """Run a small job; None where its codec failed."""
+    def run(self, job: Job) -> Result:
+        """Run a small job; None where it failed beyond what a codec may."""
         if not self._turn_ends:
             self._turn_ends = True
             self._loop.call_soon(self._end_turn)
         start = perf_counter()
-        encoded = _run(job)
+        result = _run(job)
         self._spent += perf_counter() - start
-        return encoded
+        return result
 
     def submit(self, job: Job, done: Done) -> None:
         """Run a job later, in a thread or in a turn with time left; then call `done`."""

@@ -11,8 +11,9 @@ from enum import Enum
 
 import structlog
 
-from proxy.tunnel.encoder import Encoder
-from proxy.websocket.audio_filter import AudioFilter, Job
+from proxy.tunnel.encoder import Encoder, Result
+from proxy.websocket.audio_filter import AudioFilter
+from proxy.websocket.jobs import Job
 from proxy.websocket.splitter import Buffer
 
 log = structlog.get_logger(__name__)
@@ -222,7 +223,17 @@ class Leg(asyncio.Protocol):
 class FilteredLeg(Leg):
     """The backend's leg of an opted-in tunnel: what it receives goes through the filter."""
 
-    __slots__ = ("_encoder", "_filter", "_job", "_over", "_said")
+    __slots__ = (
+        "_encoder",
+        "_filter",
+        "_flush_after",
+        "_heard",
+        "_job",
+        "_loop",
+        "_over",
+        "_said",
+        "_timer",
+    )
 
     def __init__(
         self,
@@ -230,8 +241,14 @@ class FilteredLeg(Leg):
         on_lost: Callable[[], None],
         audio_filter: AudioFilter,
         encoder: Encoder,
+        flush_after: float,
     ) -> None:
+        """`flush_after`: seconds without audio after which the end of what was said is sent."""
         super().__init__(transport, on_lost)
+        self._loop = asyncio.get_running_loop()
+        self._flush_after = flush_after
+        self._heard = 0.0  # time at which the backend's last audio was dealt with
+        self._timer: asyncio.TimerHandle | None = None
         self._filter = audio_filter
         self._encoder = encoder
         self._job: Job | None = None  # with the encoder
@@ -242,6 +259,8 @@ class FilteredLeg(Leg):
         """Bytes came: what the filter makes of them goes to the client."""
         if self.peer.state is State.OPEN:
             self._deliver(*self._filter.feed(data))
+            if self._timer is not None and self._filter.is_holding:
+                self._heard = self._loop.time()
 
     def _deliver(self, buffers: list[Buffer], job: Job | None) -> None:
         """Write what can be written; see that the job is done."""
@@ -255,15 +274,34 @@ class FilteredLeg(Leg):
             self._job = job
             self.pause(ENCODING)
             self._encoder.submit(job, self._encoded)
-        elif self._filter.fault is not None and not self._said:
+            return
+        if self._filter.is_speaking and self._timer is None:
+            self._timer = self._loop.call_later(self._flush_after, self._notice_pause)
+        if self._filter.fault is not None and not self._said:
             self._said = True
             log.warning("filtering stopped: unreadable backend", reason=self._filter.fault)
+        while self._filter.warnings:
+            log.warning(self._filter.warnings.pop())
 
-    def _encoded(self, job: Job, encoded: bytes | None) -> None:
+    def _notice_pause(self) -> None:
+        """Where the backend has paused, send the end of what was said."""
+        self._timer = None
+        if not self._filter.is_speaking or self.peer.state is not State.OPEN:
+            return
+        wait = self._heard + self._flush_after - self._loop.time()
+        if self._pauses:  # it is we who do not read
+            wait = self._flush_after
+        if wait > 0:
+            self._timer = self._loop.call_later(wait, self._notice_pause)
+        else:
+            self._deliver(*self._filter.pause())
+
+    def _encoded(self, job: Job, result: Result) -> None:
         """The encoder is done with a job that it was given."""
         self._job = None
+        self._heard = self._loop.time()
         if self.peer.state is State.OPEN:
-            self._deliver(*self._filter.complete(job, encoded))
+            self._deliver(*self._filter.complete(job, result))
         if self._job is None:
             self.resume(ENCODING)
             if self._over:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import h11
 from aiohttp import web
 
-from proxy.audio.codec import CODECS
+from proxy.audio.algorithms import INSTALLED
 from proxy.audio.counters import Counters
+from proxy.audio.settings import AudioSettings
 from proxy.http.front import Sent, flush, raw_target, relay_response, take_over
 from proxy.http.headers import ForwardingRules, end_to_end, hop_of
 from proxy.http.upstream import Backend, Exchange, time_limit
@@ -32,13 +33,16 @@ class Upgrades:
     tunnels: Tunnels
     encoder: Encoder
     query_parameter: bytes
-    max_audio_bytes: int
+    audio_settings: Callable[[str], AudioSettings]
+    """By the request's path."""
+    opus_flush: float
+    """Seconds."""
     handshake_timeout: float
     stall_timeout: float
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Relay one handshake. Raises ClientError or BackendError while nothing is answered yet."""
-        target, algorithms = split_target(raw_target(request), self.query_parameter, CODECS)
+        target, algorithms = split_target(raw_target(request), self.query_parameter, INSTALLED)
         headers = self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
         head = self.backend.request(
             request.method, target, request_headers(headers, opted_in=bool(algorithms))
@@ -78,8 +82,11 @@ class Upgrades:
         tunnel = self.tunnels.enter()
         client = Leg(to_client, tunnel.leg_lost)
         if algorithms:
-            audio_filter = AudioFilter(algorithms, self.flags, self.counters, self.max_audio_bytes)
-            backend: Leg = FilteredLeg(to_backend, tunnel.leg_lost, audio_filter, self.encoder)
+            settings = self.audio_settings(request.path)
+            audio_filter = AudioFilter(algorithms, self.flags, self.counters, settings)
+            backend: Leg = FilteredLeg(
+                to_backend, tunnel.leg_lost, audio_filter, self.encoder, self.opus_flush
+            )
         else:
             backend = Leg(to_backend, tunnel.leg_lost)
         tunnel.join(client, backend)

@@ -1,17 +1,36 @@
-"""A backend's bytes in, an opted-in client's bytes out: splitter, codec and metadata joined."""
+"""A backend's bytes in, an opted-in client's bytes out: splitter, codecs and metadata joined."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.audio.chooser import Policy, choose, pays, worth_trying
-from proxy.audio.codec import Codec
+from proxy.audio import opus
+from proxy.audio.algorithms import LOSSLESS
+from proxy.audio.chooser import (
+    NOTHING_GAINED,
+    Chooser,
+    LosslessTrial,
+    Policy,
+    Trial,
+    pays,
+    worth_trying,
+)
+from proxy.audio.codec import Encoded
 from proxy.audio.counters import Counters
-from proxy.websocket import metadata
-from proxy.websocket.frames import BINARY, TEXT, build_header
-from proxy.websocket.splitter import Buffer, Message, Splitter
+from proxy.audio.formats import FIRST_BYTES, Format, sniff
+from proxy.audio.opus import Spoken
+from proxy.audio.settings import AudioSettings
+from proxy.audio.stream import Chunk, Kind, Stream
+from proxy.errors import CodecError
+from proxy.websocket.frames import BINARY, build_header
+from proxy.websocket.jobs import Attempts, Job, LosslessJob, SpeechJob
+from proxy.websocket.metadata import build_pair_head
+from proxy.websocket.speaker import Speaker
+from proxy.websocket.splitter import HEAD_SIZE, Boundary, Buffer, Message, Splitter, Verdict
+
+_UNASKED = 1 << 30
+"""Messages that pass while nothing is to be compressed."""
 
 
 class LivePolicy(Protocol):
@@ -23,105 +42,139 @@ class LivePolicy(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Job:
-    """One chunk to encode. `run` may be called in any thread; it changes nothing."""
-
-    message: Message
-    codec: Codec
-    policy: Policy
-
-    @property
-    def small(self) -> bool:
-        """Whether running it where it stands costs less than handing it to a thread."""
-        return len(self.message.payload) <= self.codec.inline_size
-
-    def run(self) -> bytes:
-        """Encode the chunk. Raises CodecError."""
-        return self.codec.encode(self.message.payload, self.policy.level)
-
-
-def build_pair_head(algorithm: str, original_size: int, encoded_size: int) -> bytes:
-    """All of a pair but its encoded bytes: the metadata frame and the binary frame's header."""
-    text = metadata.build(algorithm, original_size, encoded_size)
-    return build_header(TEXT, len(text)) + text + build_header(BINARY, encoded_size)
-
-
 class AudioFilter:
     """Replaces binary messages by compressed pairs where that pays; lets everything else pass.
 
     Each of its verbs returns (buffers to write at once and in order, a job or None). While a job
     is out, `feed` only keeps what it is given; `complete` takes the job's result and goes on.
-    The policy is read once per chunk, at its first frame's header.
+    The policy is read once per chunk, at its first frame's header. While `is_speaking`, the end of
+    what was said is held back: call `pause` once the backend has paused.
     """
 
-    __slots__ = ("_accepted", "_codec", "_counters", "_flags", "_job", "_policy", "_splitter")
+    __slots__ = (
+        "_chooser",
+        "_counters",
+        "_flags",
+        "_granted",
+        "_job",
+        "_kind",
+        "_policy",
+        "_speaker",
+        "_splitter",
+        "_stream",
+        "_unasked",
+        "warnings",
+    )
 
     def __init__(
         self,
         accepted: Sequence[str],
         flags: LivePolicy,
         counters: Counters,
-        max_audio_bytes: int,
+        settings: AudioSettings,
     ) -> None:
-        self._accepted = accepted
+        """`accepted`: algorithms in the client's order of preference."""
         self._flags = flags
         self._policy = flags.current
-        self._codec: Codec | None = None
         self._counters = counters
-        self._splitter = Splitter(self._wants, max_audio_bytes)
+        self._stream = Stream(settings.pcm_layout)
+        self._splitter = Splitter(
+            self._wants, settings.max_audio_bytes, self._passes, self._stream.skip
+        )
+        self._granted = 0  # messages that may pass at a glance
+        self._unasked = 0  # of these, those that have not come yet
+        self._chooser = Chooser([LOSSLESS[name] for name in accepted if name in LOSSLESS])
+        speaks = opus.INSTALLED and opus.NAME in accepted
+        self._speaker = Speaker(accepted, settings) if speaks else None
+        self._kind: Kind | None = None
         self._job: Job | None = None
+        self.warnings: list[str] = []
+        """What an operator should know of; for the reader to take."""
 
     @property
     def fault(self) -> str | None:
         """Why filtering stopped, or None."""
         return self._splitter.fault
 
+    @property
+    def is_speaking(self) -> bool:
+        """Whether a segment of speech is open."""
+        return self._speaker is not None and self._speaker.is_speaking
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a message has begun to arrive that may become part of what is said."""
+        return self._splitter.is_holding
+
     def feed(self, data: bytes) -> tuple[list[Buffer], Job | None]:
         """Take bytes from the backend."""
         self._splitter.feed(data)
         return self._advance([]) if self._job is None else ([], None)
 
+    def pause(self) -> tuple[list[Buffer], Job | None]:
+        """The backend has paused: what was said so far is to be sent to its end.
+
+        Where it paused within a message that passes, nothing happens: call again.
+        """
+        speaker = self._speaker
+        if self._job is not None or speaker is None or not speaker.is_speaking:
+            return [], None
+        if self._splitter.is_between:
+            self._job = speaker.pause(self._policy)
+        return [], self._job
+
     def feed_eof(self) -> list[Buffer]:
         """The backend's stream has ended, and no job is out: what was held, as it came."""
         assert self._job is None
         buffers: list[Buffer] = []
+        job = self._end_of_speech()
+        if job is not None:
+            self._add_spoken(buffers, job.run())
         self._pass(buffers, self._splitter.feed_eof())
         return buffers
 
-    def complete(self, job: Job, encoded: bytes | None) -> tuple[list[Buffer], Job | None]:
-        """Take a job's result (None: the codec failed) and go on."""
+    def complete(
+        self, job: Job, result: Attempts | Spoken | None
+    ) -> tuple[list[Buffer], Job | None]:
+        """Take a job's result (None: it failed beyond what a codec may) and go on."""
         assert job is self._job
         self._job = None
         buffers: list[Buffer] = []
-        message, counters = job.message, self._counters
-        original_size = len(message.payload)
-        if encoded is None:
-            counters.errors += 1
-            self._pass(buffers, message.frames)
-            return self._advance(buffers)
-        head = build_pair_head(job.codec.name, original_size, len(encoded))
-        pair_size = len(head) + len(encoded)
-        if pays(len(message.frames), pair_size, job.policy):
-            counters.algorithm(job.codec.name).add(original_size, len(encoded))
-            counters.wire_original_bytes += len(message.frames)
-            counters.wire_bytes += pair_size
-            buffers += (head, encoded)
-        else:
-            counters.no_gain += 1
-            self._pass(buffers, message.frames)
+        if isinstance(job, LosslessJob):
+            attempts = result if isinstance(result, list) else []
+            self._complete_lossless(buffers, job, attempts)
+        elif isinstance(job, SpeechJob):
+            self._job = self._complete_speech(
+                buffers, job, result if isinstance(result, Spoken) else None
+            )
+            if self._job is not None:
+                return buffers, self._job
         return self._advance(buffers)
 
     def _advance(self, buffers: list[Buffer]) -> tuple[list[Buffer], Job | None]:
-        """Pass what passes, up to the next chunk to encode."""
+        """Pass what passes, up to the next chunk to work on."""
         while (segment := self._splitter.next_segment()) is not None:
-            if isinstance(segment, Message):
-                self._job = self._job_for(segment)
-                if self._job is not None:
-                    return buffers, self._job
-                segment = segment.frames
-            self._pass(buffers, segment)
+            if isinstance(segment, Boundary):
+                self._job = self._end_of_speech()
+            elif isinstance(segment, Message):
+                self._job = self._job_for(segment, self._recognise(segment))
+                if self._job is None:
+                    self._pass(buffers, segment.frames)
+            else:
+                self._pass(buffers, segment)
+            if self._job is not None:
+                return buffers, self._job
         return buffers, None
+
+    def _recognise(self, message: Message) -> Chunk:
+        """What a message is. Another kind of audio than before, and all is tried anew."""
+        chunk = self._stream.recognise(message.payload)
+        if chunk.kind != self._kind and chunk.format is not Format.UNKNOWN:
+            self._kind = chunk.kind
+            self._chooser.reset()
+            if self._speaker is not None:
+                self._speaker.trial.reset()
+        return chunk
 
     def _pass(self, buffers: list[Buffer], data: Buffer) -> None:
         if data:
@@ -129,17 +182,166 @@ class AudioFilter:
             self._counters.wire_original_bytes += len(data)
             self._counters.wire_bytes += len(data)
 
-    def _wants(self, size: int | None) -> bool:
-        """Whether a binary message is to be held: of `size` bytes, or of a size unknown yet."""
-        policy = self._policy = self._flags.current
-        self._codec = choose(self._accepted, policy)
-        if self._codec is None:
-            return False
-        return policy.enabled if size is None else worth_trying(size, policy)
+    # What is to be done.
 
-    def _job_for(self, message: Message) -> Job | None:
-        """A job for a message that `_wants` wanted; None where it turned out too small."""
-        assert self._codec is not None
-        if not worth_trying(len(message.payload), self._policy):
+    def _wants(self, size: int | None, head: bytes) -> Verdict:
+        """Whether a binary message is to be held: of `size` bytes, or of a size unknown yet."""
+        policy, before = self._flags.current, self._policy
+        self._policy = policy
+        if policy is not before and policy.algorithms != before.algorithms:
+            self._chooser.reset()  # who lost to another may be alone now
+        if self._granted:
+            self._chooser.passed(self._granted - self._unasked)
+            self._granted = self._unasked = 0
+        speaker = self._speaker
+        if speaker is not None and speaker.wants(head, policy):
+            return Verdict.HOLD
+        large = policy.enabled and (size is None or size >= policy.min_size)
+        # What rests is tried again, and other messages are looked at too, where another kind of
+        # audio may begin: a WAV's header may come alone, or while compression is off.
+        if (large and self._chooser.due(policy)) or self._may_begin(size, head):
+            return Verdict.HOLD
+        self._stream.skip(size)
+        if speaker is None or not speaker.is_allowed(policy):
+            self._granted = self._chooser.idle(policy) if policy.enabled else _UNASKED
+            self._unasked = self._granted
+        return Verdict.PASS
+
+    def _passes(self, size: int, first: int) -> bool:
+        """Whether a whole message passes as the last one did: by its size and its first byte."""
+        if (
+            not self._unasked
+            or self._flags.current is not self._policy
+            or first in FIRST_BYTES[self._stream.format]
+        ):
+            return False
+        self._unasked -= 1
+        if self._stream.has_samples:
+            self._stream.skip(size)
+        return True
+
+    def _may_begin(self, size: int | None, head: bytes) -> bool:
+        """Whether another kind of audio may begin with these bytes, the first of a message."""
+        if size is None:
+            return False  # held without need, its fragments would wait for each other
+        if len(head) < min(size, HEAD_SIZE):
+            return True  # the rest has not come yet
+        found = sniff(head)
+        return found is Format.WAV or found not in (None, self._stream.format)
+
+    def _job_for(self, message: Message, chunk: Chunk) -> Job | None:
+        """What to do with a message; None: let it pass."""
+        if self._speaker is not None:
+            trials = self._chooser.trials
+            job = self._speaker.job_for(message, chunk, self._policy, trials)
+            if job is not None:
+                return job
+        return self._lossless_job(message, chunk)
+
+    def _end_of_speech(self) -> SpeechJob | None:
+        """Something passes that speech does not go on behind."""
+        if self._speaker is None:
             return None
-        return Job(message, self._codec, self._policy)
+        return self._speaker.end(self._policy, has_place=self._splitter.is_between)
+
+    def _lossless_job(self, message: Message, chunk: Chunk) -> Job | None:
+        policy = self._policy
+        if worth_trying(len(chunk.data), policy):
+            trials = self._chooser.choose(chunk, policy)
+            if trials:
+                return LosslessJob(message, chunk, policy, trials)
+            if self._chooser.trials:
+                self._stream.doubt()
+        return None
+
+    # What came of it.
+
+    def _complete_lossless(
+        self, buffers: list[Buffer], job: LosslessJob, attempts: Attempts
+    ) -> None:
+        """Send what is smallest, where it pays."""
+        message, size = job.message, len(job.chunk.data)
+        if not attempts:
+            attempts = [CodecError("an unforeseen error")] * len(job.trials)
+        best: tuple[int, LosslessTrial, Encoded, bytes] | None = None
+        tried: list[tuple[LosslessTrial, Encoded]] = []
+        for trial, attempt in zip(job.trials, attempts, strict=True):
+            if isinstance(attempt, CodecError):
+                self._failed(trial, attempt)
+                continue
+            tried.append((trial, attempt))
+            head = build_pair_head(trial.name, size, attempt)
+            wire_size = len(head) + len(attempt.data)
+            if best is None or wire_size < best[0]:
+                best = wire_size, trial, attempt, head
+        if best is not None and pays(len(message.frames), best[0], job.policy):
+            wire_size, winner, encoded, head = best
+            for trial, _ in tried:
+                if trial is winner:
+                    trial.gained()
+                else:
+                    trial.rest()
+            if job.chunk.format.is_compressed:
+                self._stream.doubt()  # it seems to be something else by now
+            self._counters.algorithm(winner.name).add(size, len(encoded.data))
+            self._counters.wire_original_bytes += len(message.frames)
+            self._counters.wire_bytes += wire_size
+            buffers += (head, encoded.data)
+            return
+        for trial, attempt in tried:
+            # Samples that gained a little too little are loud: the next may be soft.
+            if job.chunk.layout is None or len(attempt.data) > NOTHING_GAINED * size:
+                trial.missed()
+            if trial.resting and not job.chunk.format.is_compressed:
+                self._stream.doubt()
+        self._counters.no_gain += bool(tried)
+        self._pass(buffers, message.frames)
+
+    def _complete_speech(
+        self, buffers: list[Buffer], job: SpeechJob, spoken: Spoken | None
+    ) -> Job | None:
+        """Send what was said. Returns what is to be done with the message that waited."""
+        message, chunk = job.message, job.chunk
+        if spoken is None:
+            self._speaker, spoken = None, Spoken(None, 0, b"", refused=job.feeds)
+            self._counters.errors += 1
+            self.warnings.append("opus is off for this connection: an unforeseen error")
+        self._add_spoken(buffers, spoken)
+        if message is None or chunk is None:
+            return None
+        if job.feeds and not spoken.refused:
+            self._counters.wire_original_bytes += len(message.frames)
+            if self._speaker is not None:
+                self._speaker.took(len(message.frames))
+            return None
+        # A chunk that does not continue what was said may be the start of something else.
+        again = not job.feeds or not (job.begins or spoken.error)
+        next_job = self._job_for(message, chunk) if again else self._lossless_job(message, chunk)
+        if next_job is None:
+            self._pass(buffers, message.frames)
+        return next_job
+
+    def _add_spoken(self, buffers: list[Buffer], spoken: Spoken) -> None:
+        wire, speaker = 0, self._speaker
+        if spoken.pair is not None:
+            head = build_pair_head(opus.NAME, spoken.original_size, spoken.pair)
+            buffers += (head, spoken.pair.data)
+            wire += len(head) + len(spoken.pair.data)
+            self._counters.algorithm(opus.NAME).add(spoken.original_size, len(spoken.pair.data))
+        if spoken.rest:
+            frame = build_header(BINARY, len(spoken.rest)) + spoken.rest
+            buffers.append(frame)
+            wire += len(frame)
+        self._counters.wire_bytes += wire
+        if speaker is not None:
+            failed = spoken.error is not None
+            self._counters.no_gain += speaker.sent(wire, self._policy, failed=failed)
+            if spoken.error is not None:
+                self._failed(speaker.trial, CodecError(spoken.error))
+
+    def _failed(self, trial: Trial, error: CodecError) -> None:
+        self._counters.errors += 1
+        trial.failed()
+        if trial.is_off:
+            self._chooser.reset()
+            self.warnings.append(f"{trial.name} is off for this connection: {error}")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.audio.codec import Encoded
 from proxy.errors import AudioFrameError
+from proxy.websocket.frames import BINARY, TEXT, build_header
 
 TYPE = "audio_chunk_compressed"
 MARKER = TYPE.encode()
+
+_KEYS = frozenset({"type", "algorithm", "original_size", "compressed_size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +24,33 @@ class Metadata:
     algorithm: str
     original_size: int
     compressed_size: int
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Every other key: each algorithm has its own."""
 
 
-def build(algorithm: str, original_size: int, compressed_size: int) -> bytes:
-    """Compact JSON; `type` first, then the three keys in the contract's order."""
-    return (
+def build(
+    algorithm: str,
+    original_size: int,
+    compressed_size: int,
+    extra: Mapping[str, object] | None = None,
+) -> bytes:
+    """Compact JSON; `type` first, then the three keys in the contract's order, then `extra`."""
+    text = (
         b'{"type":"audio_chunk_compressed","algorithm":"%b",'
         b'"original_size":%d,"compressed_size":%d}'
         % (algorithm.encode("ascii"), original_size, compressed_size)
     )
+    if extra:
+        members = json.dumps(extra, separators=(",", ":")).encode("ascii")
+        text = text[:-1] + b"," + members[1:]
+    return text
+
+
+def build_pair_head(algorithm: str, original_size: int, encoded: Encoded) -> bytes:
+    """All of a pair but its encoded bytes: the metadata frame and the binary frame's header."""
+    size = len(encoded.data)
+    text = build(algorithm, original_size, size, encoded.extra)
+    return build_header(TEXT, len(text)) + text + build_header(BINARY, size)
 
 
 def parse(text: str) -> Metadata | None:
@@ -47,7 +70,9 @@ def parse(text: str) -> Metadata | None:
     algorithm = record.get("algorithm")
     if not isinstance(algorithm, str):
         raise AudioFrameError("metadata: 'algorithm' is missing or is no text")
-    return Metadata(algorithm, _size(record, "original_size"), _size(record, "compressed_size"))
+    sizes = _size(record, "original_size"), _size(record, "compressed_size")
+    extra = {key: value for key, value in record.items() if key not in _KEYS}
+    return Metadata(algorithm, *sizes, extra)
 
 
 def _size(record: dict[str, Any], key: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from proxy.errors import FrameError
 from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, TEXT, parse_header
@@ -27,13 +28,36 @@ class Message:
     frames: Buffer
 
 
+class Verdict(Enum):
+    """What is to become of a binary message."""
+
+    HOLD = 0
+    PASS = 1
+    BREAK = 2
+    """Pass, with a `Boundary` before it."""
+
+
+class Boundary:
+    """Stands before what ends a stretch of audio that is being encoded: a binary message that
+    passes, a close frame, bytes that cannot be read."""
+
+
+BOUNDARY = Boundary()
+
+HEAD_SIZE = 40
+"""Bytes of a message's payload that its verdict may be based on."""
+
+
 class Splitter:
     """Cuts a stream of unmasked frames into bytes to pass and binary messages to work on.
 
-    `wants(size)` is asked once per binary message, at its first header: its payload in bytes, or
-    None for a fragmented one, whose size is not known yet. What is not wanted passes as it
-    comes, and so does everything else. A binary message that follows a text message which names
-    `audio_chunk_compressed` is not asked about: it is the second half of the backend's own pair.
+    `wants(size, head)` is asked once per binary message, at its first header: its payload in bytes,
+    or None for a fragmented one, whose size is not known yet; and as many of its first `HEAD_SIZE`
+    bytes as are there. What is not wanted passes as it comes, and so does everything else. What is
+    larger than `max_size` passes behind a boundary; `skips(size)` is told of it. Not asked about is
+    a binary message that follows a text message which names `audio_chunk_compressed`: it is the
+    second half of the backend's own pair. Nor is asked about what `passes(size, first)`, a whole
+    message by its size and first byte: the way for those that need no more than a glance.
 
     A message is held up to `max_size` payload bytes (a fragmented one: its frame headers
     included); a larger one passes as it came. From a close frame on, and from a frame that no
@@ -44,6 +68,7 @@ class Splitter:
 
     __slots__ = (
         "_at",
+        "_bounded",
         "_data",
         "_first",
         "_held",
@@ -51,15 +76,26 @@ class Splitter:
         "_marked",
         "_max_size",
         "_message",
+        "_passes",
         "_passing",
         "_payload",
+        "_skips",
         "_tail",
+        "_verdict",
         "_wants",
         "fault",
     )
 
-    def __init__(self, wants: Callable[[int | None], bool], max_size: int) -> None:
+    def __init__(
+        self,
+        wants: Callable[[int | None, bytes], Verdict],
+        max_size: int,
+        passes: Callable[[int, int], bool] = lambda size, first: False,
+        skips: Callable[[int | None], None] = lambda size: None,
+    ) -> None:
         self._wants = wants
+        self._skips = skips
+        self._passes = passes
         self._max_size = max_size
         self.fault: str | None = None
         self._data = b""  # what came last; the bytes before _at are dealt with
@@ -72,6 +108,20 @@ class Splitter:
         self._marked = False  # the next binary message is the backend's own pair
         self._tail = b""  # the end of a text's last piece: the marker may have begun in it
         self._passing = False  # nothing is read any more
+        self._bounded = False  # the boundary before that has been given
+        self._verdict: Verdict | None = None  # on the message at the next header, where asked for
+
+    @property
+    def is_between(self) -> bool:
+        """Whether a message of ours may stand behind what has passed: not within a frame, between
+        the fragments of a message or between the two of the backend's own pair."""
+        outside = self._held is not None or (self._left == _AT_HEADER and not self._message)
+        return outside and not self._marked
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a message has begun and is held."""
+        return self._held is not None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -86,19 +136,27 @@ class Splitter:
         self._data, self._at = b"", 0
         return rest
 
-    def next_segment(self) -> Buffer | Message | None:
-        """The next bytes to pass, or message to work on; None when more bytes are needed."""
+    def next_segment(self) -> Buffer | Message | Boundary | None:
+        """The next bytes to pass, message to work on or boundary; None: more bytes are needed."""
         data = self._data
         start = at = self._at  # what stands between them passes
         end = len(data)
         while True:
             if self._left == _AT_HEADER:
+                if not (self._message or self._marked or self._passing or self._verdict):
+                    at = self._skim(at)
+                    if self._left != _AT_HEADER:
+                        break
                 header = None if self._passing else self._read_header(at)
                 if self._passing:
-                    if self._held is None:
-                        at = end
-                    elif at == start:
+                    if at > start and not self._bounded:
+                        break  # what stands before the boundary goes first
+                    if not self._bounded:
+                        self._at, self._bounded = at, True
+                        return BOUNDARY
+                    if self._held is not None:
                         return self._let_go(at)
+                    at = end
                 if header is None:
                     break
                 if self._held is not None and header[0] & _CONTROL:
@@ -109,12 +167,22 @@ class Splitter:
                 elif self._too_large(header[1] + header[2]):
                     if at > start:
                         break  # what stands before it goes first
+                    if self._verdict is None:
+                        return self._bound(at)
+                    self._verdict = None
+                    self._skips(None)
                     return self._let_go(at)
-                self._first, header_size, self._left = header
-                opcode = self._first & 0x0F
+                opcode = header[0] & 0x0F
                 if opcode == BINARY:
-                    self._begin()
-                elif opcode == TEXT:
+                    if self._verdict is None:
+                        self._verdict = self._ask(at, header)
+                    if self._verdict is Verdict.BREAK:
+                        if at > start:
+                            break
+                        return self._bound(at)
+                    self._begin(header)
+                self._first, header_size, self._left = header
+                if opcode == TEXT:
                     self._message, self._tail = TEXT, b""
                 body = at + header_size
                 if self._held is not None and not self._first & _CONTROL:
@@ -147,6 +215,26 @@ class Splitter:
             return None
         return data if at - start == end else memoryview(data)[start:at]
 
+    def _skim(self, at: int) -> int:
+        """Walk over whole binary messages that pass at a glance, up to one that does not."""
+        data, passes = self._data, self._passes
+        end = len(data)
+        while at + 4 < end and data[at] == FIN | BINARY:
+            size, body = data[at + 1], at + 2
+            if size == 126:  # its size stands in 16 bits (RFC 6455 section 5.2)
+                size, body = data[at + 2] << 8 | data[at + 3], at + 4
+                if size < 126:
+                    break
+            elif size > 126:
+                break
+            if not passes(size, data[body]):
+                break
+            at = body + size
+            if at > end:
+                self._first, self._message, self._left = FIN | BINARY, BINARY, at - end
+                return end
+        return at
+
     def _read_header(self, at: int) -> tuple[int, int, int] | None:
         """The header at `at`; None while it is incomplete, or when it ends the reading."""
         try:
@@ -168,18 +256,31 @@ class Splitter:
             return None
         return header
 
-    def _begin(self) -> None:
+    def _ask(self, at: int, header: tuple[int, int, int]) -> Verdict:
+        """What is to become of the binary message whose first header stands at `at`."""
+        first, header_size, size = header
+        own_pair, self._marked = self._marked, False
+        if own_pair:
+            return Verdict.PASS
+        if size > self._max_size:
+            self._skips(size if first & FIN else None)
+            return Verdict.BREAK
+        body = at + header_size
+        head = self._data[body : body + min(size, HEAD_SIZE)]
+        return self._wants(size if first & FIN else None, head)
+
+    def _bound(self, at: int) -> Boundary:
+        """The boundary before what stands at `at`."""
+        self._at, self._verdict = at, Verdict.PASS
+        return BOUNDARY
+
+    def _begin(self, header: tuple[int, int, int]) -> None:
         """A binary message begins: hold it, or let it pass."""
         self._message = BINARY
-        own_pair, self._marked = self._marked, False
-        whole = self._first & FIN != 0
-        if (
-            not own_pair
-            and self._left <= self._max_size
-            and self._wants(self._left if whole else None)
-        ):
+        if self._verdict is Verdict.HOLD:
             self._held = bytearray()
-            self._payload = None if whole else bytearray()
+            self._payload = None if header[0] & FIN else bytearray()
+        self._verdict = None
 
     def _hold(self, piece: bytes) -> None:
         """Keep a piece of the payload back."""

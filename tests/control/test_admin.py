@@ -33,7 +33,7 @@ FIRST_FLAGS = {
     "min_size": 1024,
     "min_gain": 0.03,
     "level": 1,
-    "algorithms": ["gzip"],
+    "algorithms": ["gzip", "flac", "opus"],
 }
 
 

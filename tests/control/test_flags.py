@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ def test_the_first_record() -> None:
         "min_size": 1024,
         "min_gain": 0.03,
         "level": 1,
-        "algorithms": ("gzip",),
+        "algorithms": ("gzip", "flac", "opus"),
     }
 
 
@@ -57,6 +59,8 @@ def test_an_update_leaves_the_old_record_as_it_was() -> None:
         ("algorithms", " GZip ", ("gzip",)),
         ("algorithms", ["gzip"], ("gzip",)),
         ("algorithms", "gzip,GZIP", ("gzip",)),
+        ("algorithms", "Opus, flac,gzip", ("opus", "flac", "gzip")),
+        ("algorithms", ["flac", "opus", "FLAC"], ("flac", "opus")),
     ],
 )
 def test_values_from_the_command_line_and_from_json(name: str, text: Any, value: object) -> None:
@@ -108,8 +112,21 @@ def test_a_truth_value_is_no_size() -> None:
 
 
 def test_an_unknown_algorithm_is_named_with_those_that_exist() -> None:
-    with pytest.raises(FlagsError, match=r"'lzma' is not .*: gzip$"):
-        Flags().updated({"algorithms": "lzma"})
+    with pytest.raises(FlagsError, match=r"'lzma' is no algorithm; .* gzip, flac, opus$"):
+        Flags().updated({"algorithms": "gzip,lzma"})
+
+
+def test_an_algorithm_may_be_allowed_where_it_is_not_installed() -> None:
+    """Machines that share their flags need not have the same codecs."""
+    script = """
+import sys
+sys.modules["av"] = None
+from proxy.audio.algorithms import INSTALLED, MISSING
+from proxy.control.flags import Flags
+print(*INSTALLED, *MISSING, *Flags().updated({"algorithms": "opus,flac"}).algorithms)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.decode().split() == ["gzip", "flac", "opus", "opus", "flac"]
 
 
 def test_an_unknown_flag_is_named_with_those_that_exist() -> None:
@@ -185,7 +202,8 @@ def test_any_json_is_a_record_or_a_flags_error(record: dict[str, Any]) -> None:
     assert flags.min_size >= 0
     assert 0 <= flags.min_gain < 1
     assert flags.level in range(4)
-    assert set(flags.algorithms) == {"gzip"}
+    assert set(flags.algorithms) <= {"gzip", "flac", "opus"}
+    assert flags.algorithms
 
 
 def test_live_flags_are_replaced_whole() -> None:

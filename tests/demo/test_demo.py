@@ -23,6 +23,7 @@ from websockets.extensions.permessage_deflate import (
     ServerPerMessageDeflateFactory,
 )
 
+from proxy.client import PcmAudio
 from proxy.client import connect as connect_to_proxy
 from proxy.demo import backend, run
 from proxy.demo.measure import DEFLATE_LEVEL, Answer, AnswerError, MeteredConnection, ask
@@ -101,7 +102,7 @@ def answer_of(data: bytes) -> Answer:
 def test_a_comparison_names_what_is_wrong() -> None:
     good = answer_of(pcm())
     counted = (good.backend_bytes, good.wire_bytes)
-    comparison = run.Comparison("pcm", good, good, counted)
+    comparison = run.Comparison("pcm", "flac", good, good, counted)
     other = answer_of(bytes(len(pcm())))
 
     assert comparison.problems == []
@@ -111,6 +112,22 @@ def test_a_comparison_names_what_is_wrong() -> None:
     assert "through the proxy" in problem
     (problem,) = replace(comparison, counted=(counted[0], counted[1] + 1)).problems
     assert "the client counts" in problem
+
+
+@pytest.mark.parametrize("rate", [24_000, 48_000])
+@pytest.mark.parametrize(("milliseconds", "is_wrong"), [(0, False), (39, False), (41, True)])
+def test_speech_by_opus_is_as_long_as_it_was(rate: int, milliseconds: int, is_wrong: bool) -> None:
+    seconds = backend.recordings()["pcm"].seconds
+    for sign in (1, -1):
+        size = 2 * round((seconds + sign * milliseconds / 1000) * rate)
+        spoken = PcmAudio(bytes(size), rate, 1)
+        answer = Answer(["{}", spoken], delays=[0.001], wire_bytes=5000)
+        comparison = run.Comparison("pcm", "opus", answer_of(pcm()), answer, (530_000, 5000))
+        assert [f"of {seconds:.3f} s" in problem for problem in comparison.problems] == (
+            [True] * is_wrong
+        )
+    (problem,) = replace(comparison, proxied=answer_of(pcm()), counted=(1, 529_208)).problems
+    assert "0.000 s of speech came" in problem
 
 
 async def test_audio_that_differs_ends_the_demo_with_status_1(
@@ -125,7 +142,9 @@ async def test_audio_that_differs_ends_the_demo_with_status_1(
 
     assert raised.value.exit_code == 1
     output = capsys.readouterr().out
-    assert "wrong: WAV: the audio that came through the proxy" in " ".join(output.split())
+    for algorithm in ("gzip", "flac"):
+        wrong_one = f"wrong: WAV by {algorithm}: the audio that came through the proxy"
+        assert wrong_one in " ".join(output.split())
     assert "wrong: PCM" not in output
 
 
@@ -173,22 +192,28 @@ async def test_the_demo_prints_its_table(tmp_path: Path) -> None:
 
     assert process.returncode == 0, errors
     rows = {
-        cells[0]: [float(re.sub(r"[,%]| ms", "", cell)) for cell in cells[1:]]
+        (cells[0], cells[1]): [float(re.sub(r"[,%]| ms", "", cell)) for cell in cells[2:]]
         for line in output.splitlines()
         if len(cells := re.split(r" {2,}", line.strip())) == 7 and cells[0].isupper()
     }
-    assert set(rows) == {"PCM", "WAV", "MP3"}
-    for name, (chunks, sent, wire, saved, deflate, latency) in rows.items():
+    assert list(rows) == [
+        *(("PCM", "gzip"), ("PCM", "flac")),
+        *(("WAV", "gzip"), ("WAV", "flac"), ("WAV", "opus")),
+        *(("MP3", "gzip"), ("MP3", "opus")),
+    ]
+    for (name, _), (sent, wire, saved, deflate, latency) in rows.items():
         data = FORMATS[name.lower()]
-        assert chunks == -(-len(data) // 4096)
         assert wire <= sent
         assert len(data) < sent < 1.03 * len(data)
         assert saved == pytest.approx(100 * (1 - wire / sent), abs=0.06)
         assert latency < 1000
         assert 0 < deflate < 25
-    assert rows["PCM"][3] > 5
-    assert rows["WAV"][3] > 5
-    assert rows["MP3"][3] < 1
+    least = {"gzip": 10, "flac": 40, "opus": 70}
+    for (name, algorithm), (_, _, saved, _, _) in rows.items():
+        if (name, algorithm) == ("MP3", "gzip"):
+            assert saved < 1
+        else:
+            assert saved > least[algorithm]
     assert "All audio is what the backend sent" in output
     assert "is compressed already" in output
     assert is_empty(tmp_path)

@@ -7,61 +7,82 @@ import threading
 from dataclasses import dataclass, field
 
 import pytest
+from structlog.testing import capture_logs
 
-from proxy.control.flags import Flags
+from proxy.audio.codec import Encoded
 from proxy.errors import CodecError
 from proxy.tunnel import encoder as encoder_module
-from proxy.tunnel.encoder import TURN, Encoder
-from proxy.websocket.audio_filter import Job
-from proxy.websocket.splitter import Message
+from proxy.tunnel.encoder import TURN, Encoder, Result
+from proxy.websocket.jobs import Attempts, Job
 
 
 @dataclass
-class SlowCodec:
+class Work:
     """Takes 0.4 ms a job by the clock that the encoder reads; large jobs begin at 10 bytes."""
 
     now: float = 0.0
     threads: list[str] = field(default_factory=list)
-    name: str = "slow"
-    inline_size: int = 9
 
     def clock(self) -> float:
         return self.now
 
-    def encode(self, data: bytes | bytearray | memoryview, level: int) -> bytes:
-        self.threads.append(threading.current_thread().name)
-        self.now += 0.4 * TURN
-        if bytes(data) == b"bad":
-            raise CodecError("bad")
-        return bytes(data) + b"!"
-
     def job(self, data: bytes) -> Job:
-        return Job(Message(data, data), self, Flags())
+        return ScriptedJob(self, data)
+
+
+@dataclass
+class ScriptedJob:
+    """`bad` is a codec's failure, `worse` one that nobody foresaw."""
+
+    work: Work
+    data: bytes
+
+    @property
+    def small(self) -> bool:
+        return len(self.data) < 10
+
+    def run(self) -> Attempts:
+        self.work.threads.append(threading.current_thread().name)
+        self.work.now += 0.4 * TURN
+        if self.data.startswith(b"worse"):
+            raise ZeroDivisionError
+        if self.data.startswith(b"bad"):
+            return [CodecError("bad")]
+        return [Encoded(self.data + b"!")]
+
+
+def said(result: Result) -> bytes | None:
+    """What a job made of its data."""
+    if result is None:
+        return None
+    assert isinstance(result, list)
+    (attempt,) = result
+    return attempt.data if isinstance(attempt, Encoded) else str(attempt).encode()
 
 
 @pytest.fixture
-def codec(monkeypatch: pytest.MonkeyPatch) -> SlowCodec:
-    codec = SlowCodec()
-    monkeypatch.setattr(encoder_module, "perf_counter", codec.clock)
-    return codec
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    work = Work()
+    monkeypatch.setattr(encoder_module, "perf_counter", work.clock)
+    return work
 
 
-async def test_small_jobs_run_at_once_until_the_turn_is_spent(codec: SlowCodec) -> None:
+async def test_small_jobs_run_at_once_until_the_turn_is_spent(work: Work) -> None:
     encoder = Encoder(threads=1)
     done: list[bytes | None] = []
     for n in range(3):  # the third begins within the millisecond
-        job = codec.job(b"%d" % n)
+        job = work.job(b"%d" % n)
         assert encoder.run_now(job)
-        done.append(encoder.run(job))
+        done.append(said(encoder.run(job)))
     assert done == [b"0!", b"1!", b"2!"]
-    assert not encoder.run_now(codec.job(b"3"))
+    assert not encoder.run_now(work.job(b"3"))
     await asyncio.sleep(0)
-    assert encoder.run_now(codec.job(b"3"))  # a new turn
-    assert set(codec.threads) == {threading.current_thread().name}
+    assert encoder.run_now(work.job(b"3"))  # a new turn
+    assert set(work.threads) == {threading.current_thread().name}
     encoder.close()
 
 
-async def test_those_who_wait_go_first_and_let_others_have_their_turn(codec: SlowCodec) -> None:
+async def test_those_who_wait_go_first_and_let_others_have_their_turn(work: Work) -> None:
     encoder = Encoder(threads=1)
     loop = asyncio.get_running_loop()
     order: list[str] = []
@@ -72,16 +93,16 @@ async def test_those_who_wait_go_first_and_let_others_have_their_turn(codec: Slo
         if not over.is_set():
             loop.call_soon(other, n + 1)
 
-    def done(job: Job, encoded: bytes | None) -> None:
-        order.append(bytes(encoded or b"failed").decode())
-        if encoded == b"7!":
+    def done(job: Job, result: Result) -> None:
+        order.append((said(result) or b"failed").decode())
+        if said(result) == b"7!":
             over.set()
 
-    while encoder.run_now(codec.job(b"x")):
-        encoder.run(codec.job(b"x"))
+    while encoder.run_now(work.job(b"x")):
+        encoder.run(work.job(b"x"))
     for n in range(8):
-        encoder.submit(codec.job(b"%d" % n), done)
-    assert not encoder.run_now(codec.job(b"late"))
+        encoder.submit(work.job(b"%d" % n), done)
+    assert not encoder.run_now(work.job(b"late"))
     loop.call_soon(other, 0)
     await over.wait()
     assert [step for step in order if step != "other"] == [f"{n}!" for n in range(8)]
@@ -90,11 +111,28 @@ async def test_those_who_wait_go_first_and_let_others_have_their_turn(codec: Slo
     encoder.close()
 
 
-async def test_large_jobs_run_in_threads_and_failures_are_told(codec: SlowCodec) -> None:
+async def test_large_jobs_run_in_threads_and_failures_are_told(work: Work) -> None:
     encoder = Encoder(threads=1)
-    results: asyncio.Queue[bytes | None] = asyncio.Queue()
-    encoder.submit(codec.job(b"0123456789"), lambda job, encoded: results.put_nowait(encoded))
-    assert await results.get() == b"0123456789!"
-    assert codec.threads == ["encoder_0"]
-    assert encoder.run(codec.job(b"bad")) is None
+    results: asyncio.Queue[Result] = asyncio.Queue()
+    for data, made in ((b"0123456789", b"0123456789!"), (b"bad, large", b"bad")):
+        encoder.submit(work.job(data), lambda job, result: results.put_nowait(result))
+        assert said(await results.get()) == made
+    assert work.threads == ["encoder_0"] * 2
+    assert said(encoder.run(work.job(b"bad"))) == b"bad"
+    encoder.close()
+
+
+@pytest.mark.parametrize("data", [b"worse", b"worse, and large"])
+async def test_what_nobody_foresaw_is_logged_and_ends_nothing(work: Work, data: bytes) -> None:
+    """At once, in a later turn, or in a thread: who comes next is served."""
+    encoder = Encoder(threads=1)
+    results: asyncio.Queue[Result] = asyncio.Queue()
+    with capture_logs() as log:
+        assert encoder.run(work.job(data)) is None
+        for job in (work.job(data), work.job(b"next")):
+            encoder.submit(job, lambda job, result: results.put_nowait(result))
+        answers = [await results.get() for _ in range(2)]
+    assert answers.count(None) == 1
+    assert [Encoded(b"next!")] in answers
+    assert [(entry["log_level"], entry["exc_info"]) for entry in log] == [("error", True)] * 2
     encoder.close()

@@ -194,8 +194,9 @@ async def test_an_upgrade_as_second_request_of_a_connection(proxy: Proxy) -> Non
 async def test_opting_in_is_answered_by_a_header(proxy: Proxy) -> None:
     async with BACKENDS["websockets"]() as port, proxy(port) as app:
         for query, answer in (
-            (b"?audio_compression=opus,GZIP", [b"X-Audio-Compression: gzip"]),
-            (b"?audio_compression=opus", []),
+            (b"?audio_compression=GZIP,speex", [b"X-Audio-Compression: gzip"]),
+            (b"?audio_compression=opus,FLAC,gzip", [b"X-Audio-Compression: opus,flac,gzip"]),
+            (b"?audio_compression=speex", []),
             (b"?audio_compression=off", []),
         ):
             async with raw_client(app.listen) as client:

@@ -26,17 +26,38 @@ def test_it_is_the_contracts_text() -> None:
     )
 
 
+def test_what_an_algorithm_adds_stands_behind_and_as_compact() -> None:
+    extra = {"sample_rate": 48_000, "packet_sizes": [60, 3], "prefix": "UklGRg==", "samples": 0}
+    assert build("opus", 4096, 63, extra) == (
+        b'{"type":"audio_chunk_compressed","algorithm":"opus",'
+        b'"original_size":4096,"compressed_size":63,'
+        b'"sample_rate":48000,"packet_sizes":[60,3],"prefix":"UklGRg==","samples":0}'
+    )
+    assert build("gzip", 4096, 3312, {}) == build("gzip", 4096, 3312)
+
+
+extras = st.dictionaries(
+    st.text().filter(lambda key: key not in GOOD),
+    st.integers() | st.text() | st.lists(st.integers(0, 5000)),
+    max_size=4,
+)
+
+
 @settings(deadline=None)
-@given(st.sampled_from(("gzip", "flac", "opus")), SIZES, SIZES)
-def test_what_is_built_is_parsed(algorithm: str, original: int, compressed: int) -> None:
-    text = build(algorithm, original, compressed).decode("ascii")
-    assert parse(text) == Metadata(algorithm, original, compressed)
-    assert list(json.loads(text)) == list(GOOD)
+@given(st.sampled_from(("gzip", "flac", "opus")), SIZES, SIZES, extras)
+def test_what_is_built_is_parsed(
+    algorithm: str, original: int, compressed: int, extra: dict[str, object]
+) -> None:
+    text = build(algorithm, original, compressed, extra).decode("ascii")
+    assert parse(text) == Metadata(algorithm, original, compressed, extra)
+    assert list(json.loads(text)) == [*GOOD, *extra]
 
 
-def test_unknown_keys_order_and_white_space_do_not_matter() -> None:
+def test_order_and_white_space_do_not_matter_and_other_keys_are_kept() -> None:
     record = {"prefix": "UklGRg==", **dict(reversed(GOOD.items())), "x": [{}]}
-    assert parse(json.dumps(record, indent=2)) == Metadata("gzip", 4096, 3312)
+    extra = {"prefix": "UklGRg==", "x": [{}]}
+    assert parse(json.dumps(record, indent=2)) == Metadata("gzip", 4096, 3312, extra)
+    assert parse(json.dumps(GOOD)) == Metadata("gzip", 4096, 3312)
 
 
 @pytest.mark.parametrize(
@@ -81,4 +102,5 @@ def test_nesting_beyond_reason_is_no_crash() -> None:
     """A backend may send any text; how deep a parser goes differs by Python version."""
     deep = "[" * 100_000 + "]" * 100_000
     text = json.dumps(GOOD)[:-1] + f',"x":{deep}}}'
-    assert parse(text) in (None, Metadata("gzip", 4096, 3312))
+    metadata = parse(text)
+    assert metadata is None or metadata.original_size == 4096

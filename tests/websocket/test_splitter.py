@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Sequence
 from itertools import cycle
 
 import pytest
@@ -12,10 +11,12 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from proxy.websocket.splitter import Message, Splitter
+from proxy.websocket.splitter import BOUNDARY, HEAD_SIZE, Message, Splitter, Verdict
+from tests.websocket.splits import BREAK, HOLD, PASS, Splits, Step, script_of
 from tests.websocket.strategies import (
     MARKER,
     MAX,
+    PCM,
     Item,
     binary,
     cut,
@@ -25,57 +26,30 @@ from tests.websocket.strategies import (
     items,
     message,
     read_sizes,
+    streams,
     wire_of,
 )
 
 PING = message(Opcode.PING, b"12345")
 
+verdicts = st.lists(st.sampled_from(Verdict), min_size=1, max_size=5)
 
-class Splits:
-    """Feeds a splitter and keeps its segments; `wanted` answers it, over and over."""
 
-    def __init__(self, wanted: Sequence[bool] = (True,), max_size: int = MAX) -> None:
-        self.asked: list[int | None] = []
-        self.segments: list[bytes | Message] = []
-        self._wanted = cycle(wanted)
-        self.splitter = Splitter(self._wants, max_size)
-
-    def _wants(self, size: int | None) -> bool:
-        self.asked.append(size)
-        return next(self._wanted)
-
-    def feed(self, data: bytes) -> Splits:
-        self.splitter.feed(data)
-        while (segment := self.splitter.next_segment()) is not None:
-            self.segments.append(segment if isinstance(segment, Message) else bytes(segment))
-        assert self.splitter.next_segment() is None
-        return self
-
-    @property
-    def messages(self) -> list[Message]:
-        return [segment for segment in self.segments if isinstance(segment, Message)]
-
-    def passed_since(self, seen: int) -> int:
-        """Bytes that passed behind the first `seen` segments."""
-        return sum(len(segment) for segment in self.segments[seen:] if isinstance(segment, bytes))
-
-    @property
-    def joined(self) -> bytes:
-        """All segments, as they came."""
-        return b"".join(bytes(s.frames) if isinstance(s, Message) else s for s in self.segments)
+def wire(*sent: Item) -> bytes:
+    return b"".join(item.wire for item in sent)
 
 
 @examples(50)
 @given(
     st.lists(items, max_size=6),
     read_sizes,
-    st.lists(st.booleans(), min_size=1, max_size=5),
+    verdicts,
     st.integers(0, 30),
 )
 def test_nothing_is_lost_doubled_or_changed(
-    sent: list[Item], sizes: list[int], wanted: list[bool], cut_off: int
+    sent: list[Item], sizes: list[int], answers: list[Verdict], cut_off: int
 ) -> None:
-    splits = Splits(wanted)
+    splits = Splits(answers)
     stream = b"".join(item.wire for item in sent)[: -cut_off or None]
     for read in cut(stream, sizes):
         splits.feed(read)
@@ -87,7 +61,88 @@ def test_nothing_is_lost_doubled_or_changed(
     whole = {(item.payload, item.data_wire) for item in sent if item.opcode is Opcode.BINARY}
     for lifted in splits.messages:
         assert (bytes(lifted.payload), bytes(lifted.frames)) in whole
-    assert len(splits.messages) <= sum(map(next, [cycle(wanted)] * len(splits.asked)))
+    assert len(splits.messages) <= splits.held
+
+
+# Any stream, in any reads.
+
+
+@examples(80)
+@given(streams, read_sizes, verdicts)
+def test_each_verdict_is_carried_out_however_the_stream_is_cut(
+    sent: list[Item], sizes: list[int], answers: list[Verdict]
+) -> None:
+    """And a boundary stands where one belongs: once, and never within a frame."""
+    splits = Splits(answers)
+    for read in cut(wire(*sent), sizes):
+        splits.feed(read)
+    answered = cycle(answers)
+    assert same(splits.steps, script_of(sent, lambda _: next(answered)))
+
+
+@examples(80)
+@given(streams, read_sizes, st.sampled_from((0, 1, 125, 126, 1024, 65535, 65536, MAX)))
+def test_what_passes_at_a_glance_passes_as_if_it_had_been_asked_about(
+    sent: list[Item], sizes: list[int], glance: int
+) -> None:
+    glanced: list[tuple[int, int]] = []
+
+    def passes(size: int, first: int) -> bool:
+        glanced.append((size, first))
+        return size <= glance
+
+    def wants(size: int | None, head: bytes) -> Verdict:
+        if size is None:
+            return HOLD
+        return PASS if size <= glance else (HOLD, BREAK)[size % 2]
+
+    splits = Splits()
+    splits.splitter = Splitter(wants, MAX, passes)
+    for read in cut(wire(*sent), sizes):
+        splits.feed(read)
+
+    def verdict_of(item: Item) -> Verdict:
+        return wants(len(item.payload) if len(item.frames) == 1 else None, b"")
+
+    assert same(splits.steps, script_of(sent, verdict_of))
+    firsts = {item.payload[:1] for item in sent if item.opcode is Opcode.BINARY}
+    assert {bytes([first]) for size, first in glanced if size} <= firsts
+
+
+@examples(80)
+@given(st.lists(items, max_size=6), read_sizes, st.lists(st.sampled_from((HOLD, PASS))))
+def test_where_a_message_of_ours_may_stand(
+    sent: list[Item], sizes: list[int], answers: list[Verdict]
+) -> None:
+    """Not within a frame, a message or the backend's own pair, of what has passed."""
+    splits = Splits(answers or (PASS,), max_size=1 << 30)
+    answered = cycle(answers or (PASS,))
+    places, passed = {0}, 0
+    marked = False
+    for item in sent:
+        is_binary = item.opcode is Opcode.BINARY
+        if is_binary and not marked and next(answered) is HOLD:
+            for frame in filter(is_control, item.frames):
+                passed += len(wire_of([frame]))
+                places.add(passed)
+            continue
+        passed += len(item.wire)
+        marked = (marked and not is_binary) or (
+            item.opcode is Opcode.TEXT and MARKER in item.payload
+        )
+        if not marked:
+            places.add(passed)
+    passed = 0
+    for read in cut(wire(*sent), sizes):
+        seen = len(splits.segments)
+        splits.feed(read)
+        passed += splits.passed_since(seen)
+        assert splits.splitter.is_between == (passed in places)
+
+
+def same(one: list[Step], other: list[Step]) -> bool:
+    """For an `assert` that shows neither: they are long."""
+    return one == other
 
 
 def test_each_binary_message_is_asked_about_once() -> None:
@@ -116,6 +171,20 @@ def test_each_binary_message_is_asked_about_once() -> None:
         assert splits.splitter.fault is None
 
 
+@pytest.mark.parametrize("size", [0, 1, HEAD_SIZE - 1, HEAD_SIZE, HEAD_SIZE + 1, 200, 66_000])
+def test_the_verdict_may_be_based_on_the_first_bytes(size: int) -> None:
+    """Of the first fragment, and as many as are there."""
+    payload, next_one = PCM[1000:][:size], binary(b"next").wire
+    splits = Splits((PASS,)).feed(binary(payload).wire + next_one)
+    assert splits.heads == [payload[:HEAD_SIZE], b"next"]
+    whole = fragmented(Opcode.BINARY, [payload, b"more" * 20])
+    assert Splits((PASS,)).feed(whole.wire + next_one).heads == [payload[:HEAD_SIZE], b"next"]
+    for there in range(0, size, 7):
+        header = binary(payload).wire[: -size or None]
+        (head,) = Splits((PASS,)).feed(header + payload[:there]).heads
+        assert head == payload[: min(there, HEAD_SIZE)]
+
+
 def test_half_a_marker_at_a_texts_end_and_half_at_the_nexts_start_are_none() -> None:
     halves = [message(Opcode.TEXT, half) for half in (MARKER[:11], MARKER[11:])]
     assert Splits().feed(b"".join(text.wire for text in halves) + binary(b"a").wire).asked == [1]
@@ -124,7 +193,7 @@ def test_half_a_marker_at_a_texts_end_and_half_at_the_nexts_start_are_none() -> 
 @examples(50)
 @given(st.lists(items, max_size=6), read_sizes)
 def test_what_is_not_wanted_passes_at_once(sent: list[Item], sizes: list[int]) -> None:
-    splits = Splits((False,))
+    splits = Splits((PASS,))
     stream = b"".join(item.wire for item in sent)
     kept_back = seen = 0
     for read in cut(stream, sizes):
@@ -157,7 +226,12 @@ def test_a_fragmented_message_is_held_up_to_the_limit(sizes: list[int], over: in
     assert lifted == [item.payload, b"next"][over:]
     if over:
         first, ping, last = item.frames
-        assert splits.joined == wire_of([ping, first, last, Frame(Opcode.BINARY, b"next")])
+        assert splits.steps == [
+            ("passes", wire_of([ping])),
+            ("boundary",),
+            ("passes", wire_of([first, last])),
+            ("message", b"next", binary(b"next").wire),
+        ]
     assert splits.splitter.feed_eof() == b""
 
 
@@ -172,6 +246,20 @@ def test_an_unfragmented_message_is_held_up_to_the_limit() -> None:
     splits = Splits(max_size=200).feed(binary(bytes(200)).wire + binary(bytes(201)).wire)
     assert splits.asked == [200]
     assert splits.joined == binary(bytes(200)).wire + binary(bytes(201)).wire
+
+
+def test_of_what_is_too_large_its_size_is_told_where_it_is_known() -> None:
+    told: list[int | None] = []
+    sent = (
+        binary(bytes(200)),
+        binary(bytes(201)),
+        fragmented(Opcode.BINARY, [bytes(100), bytes(99)]),
+        fragmented(Opcode.BINARY, [bytes(201), bytes(99)]),
+        message(Opcode.TEXT, MARKER),
+        binary(bytes(300)),
+    )
+    Splits((HOLD,), 200, skips=told.append).feed(wire(*sent))
+    assert told == [201, None, None]
 
 
 def test_the_end_gives_back_what_is_held_and_what_is_not_read_yet() -> None:
@@ -216,8 +304,10 @@ def check_fault(before: bytes, faulty: bytes, sizes: list[int]) -> Splits:
 @pytest.mark.parametrize("sizes", [[1], [2, 3], [1000]])
 @pytest.mark.parametrize("name", BETWEEN)
 def test_a_fault_between_messages(name: str, sizes: list[int]) -> None:
-    splits = check_fault(binary(b"good").wire, BETWEEN[name], sizes)
-    assert [bytes(lifted.payload) for lifted in splits.messages] == [b"good"]
+    good = binary(b"good").wire
+    splits = check_fault(good, BETWEEN[name], sizes)
+    assert splits.steps[:2] == [("message", b"good", good), ("boundary",)]
+    assert splits.segments.count(BOUNDARY) == 1
 
 
 @pytest.mark.parametrize("sizes", [[1], [2, 3], [1000]])
@@ -235,7 +325,7 @@ def test_a_fault_within_a_message(name: str, opcode: Opcode, sizes: list[int]) -
 @pytest.mark.parametrize("fragment", [b"", b"a", b"a" * 1000], ids=["empty", "tiny", "large"])
 def test_an_endless_message_takes_no_memory(fragment: bytes) -> None:
     batch = Frame(Opcode.CONT, fragment, fin=False).serialize(mask=False) * 100
-    splitter = Splitter(lambda size: True, MAX)
+    splitter = Splitter(lambda size, head: HOLD, MAX)
     tracemalloc.start()
     try:
         splitter.feed(Frame(Opcode.BINARY, b"", fin=False).serialize(mask=False))

@@ -1,0 +1,24 @@
+"""PyAV, FFmpeg's libraries, where an extra has installed it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+av: Any
+"""The package, or None."""
+try:
+    av = importlib.import_module("av")
+except ImportError:
+    av = None
+
+
+def has_encoder(name: str) -> bool:
+    """Whether FFmpeg's encoder `name` is there."""
+    if av is None:
+        return False
+    try:
+        av.Codec(name, "w")
+    except ValueError:  # UnknownCodecError: a build without it
+        return False
+    return True

@@ -1,0 +1,76 @@
+"""What is done with a chunk, in a thread where it takes long. A job changes no counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.audio.chooser import LosslessTrial, Policy
+from proxy.audio.codec import Encoded
+from proxy.audio.opus import Spoken
+from proxy.audio.stream import Chunk
+from proxy.errors import CodecError
+from proxy.websocket.splitter import Message
+
+Attempts = list[Encoded | CodecError]
+"""What became of a chunk, one for each codec that was tried on it."""
+
+
+class Job(Protocol):
+    """One piece of work. `run` may be called in any thread, once."""
+
+    @property
+    def small(self) -> bool:
+        """Whether running it where it stands costs less than handing it to a thread."""
+        ...
+
+    def run(self) -> Attempts | Spoken:
+        """Do it. A codec's failure is a result, not an exception."""
+        ...
+
+
+@dataclass(slots=True)
+class LosslessJob:
+    """A chunk to encode by one codec, or by several to see which does best."""
+
+    message: Message
+    chunk: Chunk
+    policy: Policy
+    trials: list[LosslessTrial]
+
+    @property
+    def small(self) -> bool:
+        """Whether it is small for each of its codecs."""
+        size = len(self.chunk.data)
+        return all(size <= trial.codec.inline_size for trial in self.trials)
+
+    def run(self) -> Attempts:
+        """Encode the chunk."""
+        attempts: Attempts = []
+        for trial in self.trials:
+            try:
+                attempts.append(trial.codec.encode_chunk(self.chunk, self.policy.level))
+            except CodecError as error:
+                attempts.append(error)
+        return attempts
+
+
+@dataclass(slots=True)
+class SpeechJob:
+    """Work on a connection's speech: a chunk to take, or a segment to end."""
+
+    policy: Policy
+    work: Callable[[], Spoken]
+    message: Message | None = None
+    """What waits behind it: taken, or to be looked at once the segment has ended."""
+    chunk: Chunk | None = None
+    feeds: bool = False
+    """Whether the chunk is taken, rather than waiting."""
+    begins: bool = False
+    """Whether it is the first that is taken, rather than more of what was."""
+    small = False
+
+    def run(self) -> Spoken:
+        """Do the work."""
+        return self.work()
