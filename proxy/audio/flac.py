@@ -29,6 +29,7 @@ _BITS = {"s16le": 16, "s24le": 24, "f32le": 16}
 
 FLOATS = "f32le"
 FLOAT_SIZE = 4
+_FLOATS_TRIED = 256
 _FLOAT_SCALE = 32_768
 """What 16-bit samples are divided by to make floats from -1 to 1."""
 
@@ -147,9 +148,17 @@ class Flac:
 
 
 def _may_be_integers(chunk: Chunk) -> bool:
-    """Whether floats may be 16-bit samples divided: of their 24 bits, the last eight are zero."""
-    lowest = bytes(chunk.data[chunk.start : chunk.stop : 4])
-    return sys.byteorder == "little" and lowest.count(0) == len(lowest)
+    """Whether floats may be 16-bit samples divided: of their 24 bits, the last eight are zero, and
+    the first of them are."""
+    lowest = bytes(chunk.data[chunk.start : chunk.stop : FLOAT_SIZE])
+    if sys.byteorder != "little" or lowest.count(0) != len(lowest):
+        return False
+    stop = min(chunk.stop, chunk.start + _FLOATS_TRIED * FLOAT_SIZE)
+    try:
+        _integers(memoryview(chunk.data)[chunk.start : stop])
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _integers(samples: memoryview) -> bytes:
