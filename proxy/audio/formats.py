@@ -183,8 +183,10 @@ _OWN = {
     Format.OPUS: b"O",
     Format.VORBIS: b"O",
 }
-FIRST_BYTES = {known: frozenset(_PROBES) - frozenset(_OWN.get(known, b"")) for known in Format}
-"""What `sniff` recognises as another format than a given one begins with one of these bytes."""
+FIRST_BYTES = {
+    known: bytes({*range(256)} - {*_PROBES} | {*_OWN.get(known, b"")}) for known in Format
+}
+"""A chunk that begins with one of these bytes is no other format to `sniff` than a given one."""
 
 _WRAPPER_SIZE = 512  # bytes that may stand before audio and be none
 _MAGIC = re.compile(rb"RIFF|RF64|OggS|fLaC|ID3|\x1a\x45\xdf\xa3")

@@ -64,9 +64,9 @@ class Stream:
         self._wait = 1
 
     @property
-    def has_samples(self) -> bool:
-        """Whether what comes is taken for PCM, whose alignment every skipped byte shifts."""
-        return self._layout is not None
+    def has_end(self) -> bool:
+        """Whether what comes are a WAV's samples, and where they end decides what is next."""
+        return self._left is not None
 
     @property
     def format(self) -> Format:

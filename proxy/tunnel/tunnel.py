@@ -231,7 +231,6 @@ class FilteredLeg(Leg):
         "_job",
         "_loop",
         "_over",
-        "_said",
         "_timer",
     )
 
@@ -253,7 +252,6 @@ class FilteredLeg(Leg):
         self._encoder = encoder
         self._job: Job | None = None  # with the encoder
         self._over = False  # the backend's stream has ended
-        self._said = False  # why filtering stopped
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: what the filter makes of them goes to the client."""
@@ -269,7 +267,10 @@ class FilteredLeg(Leg):
             buffers += more
         peer = self.peer
         if buffers and peer.state is State.OPEN:
-            peer.writelines(buffers)
+            if len(buffers) == 1:
+                peer.write(buffers[0])
+            else:
+                peer.writelines(buffers)
         if job is not None:
             self._job = job
             self.pause(ENCODING)
@@ -277,9 +278,6 @@ class FilteredLeg(Leg):
             return
         if self._filter.is_speaking and self._timer is None:
             self._timer = self._loop.call_later(self._flush_after, self._notice_pause)
-        if self._filter.fault is not None and not self._said:
-            self._said = True
-            log.warning("filtering stopped: unreadable backend", reason=self._filter.fault)
         while self._filter.warnings:
             log.warning(self._filter.warnings.pop())
 

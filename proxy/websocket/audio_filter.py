@@ -29,8 +29,8 @@ from proxy.websocket.metadata import build_pair_head
 from proxy.websocket.speaker import Speaker
 from proxy.websocket.splitter import HEAD_SIZE, Boundary, Buffer, Message, Splitter, Verdict
 
-_UNASKED = 1 << 30
-"""Messages that pass while nothing is to be compressed."""
+_UNTIL_CHANGED = 1 << 30
+"""Messages that pass unasked while nothing is to be compressed."""
 
 
 class LivePolicy(Protocol):
@@ -52,17 +52,16 @@ class AudioFilter:
     """
 
     __slots__ = (
+        "_allowed",
         "_chooser",
         "_counters",
         "_flags",
-        "_granted",
         "_job",
         "_kind",
         "_policy",
         "_speaker",
         "_splitter",
         "_stream",
-        "_unasked",
         "warnings",
     )
 
@@ -78,11 +77,8 @@ class AudioFilter:
         self._policy = flags.current
         self._counters = counters
         self._stream = Stream(settings.pcm_layout)
-        self._splitter = Splitter(
-            self._wants, settings.max_audio_bytes, self._passes, self._stream.skip
-        )
-        self._granted = 0  # messages that may pass at a glance
-        self._unasked = 0  # of these, those that have not come yet
+        self._splitter = Splitter(self._wants, settings.max_audio_bytes, self._stream.skip)
+        self._allowed = 0  # messages that the splitter was last told to let pass unasked
         self._chooser = Chooser([LOSSLESS[name] for name in accepted if name in LOSSLESS])
         speaks = opus.INSTALLED and opus.NAME in accepted
         self._speaker = Speaker(accepted, settings) if speaks else None
@@ -90,11 +86,6 @@ class AudioFilter:
         self._job: Job | None = None
         self.warnings: list[str] = []
         """What an operator should know of; for the reader to take."""
-
-    @property
-    def fault(self) -> str | None:
-        """Why filtering stopped, or None."""
-        return self._splitter.fault
 
     @property
     def is_speaking(self) -> bool:
@@ -108,7 +99,12 @@ class AudioFilter:
 
     def feed(self, data: bytes) -> tuple[list[Buffer], Job | None]:
         """Take bytes from the backend."""
-        self._splitter.feed(data)
+        if self._allowed and self._flags.current is not self._policy:
+            self._ask_again()
+        if self._splitter.feed(data):
+            self._counters.wire_original_bytes += len(data)
+            self._counters.wire_bytes += len(data)
+            return [data], None
         return self._advance([]) if self._job is None else ([], None)
 
     def pause(self) -> tuple[list[Buffer], Job | None]:
@@ -156,6 +152,8 @@ class AudioFilter:
         while (segment := self._splitter.next_segment()) is not None:
             if isinstance(segment, Boundary):
                 self._job = self._end_of_speech()
+                if self._splitter.fault is not None:
+                    self.warnings.append(f"filtering stopped: {self._splitter.fault}")
             elif isinstance(segment, Message):
                 self._job = self._job_for(segment, self._recognise(segment))
                 if self._job is None:
@@ -190,9 +188,8 @@ class AudioFilter:
         self._policy = policy
         if policy is not before and policy.algorithms != before.algorithms:
             self._chooser.reset()  # who lost to another may be alone now
-        if self._granted:
-            self._chooser.passed(self._granted - self._unasked)
-            self._granted = self._unasked = 0
+        if self._allowed:
+            self._ask_again()
         speaker = self._speaker
         if speaker is not None and speaker.wants(head, policy):
             return Verdict.HOLD
@@ -202,23 +199,18 @@ class AudioFilter:
         if (large and self._chooser.due(policy)) or self._may_begin(size, head):
             return Verdict.HOLD
         self._stream.skip(size)
-        if speaker is None or not speaker.is_allowed(policy):
-            self._granted = self._chooser.idle(policy) if policy.enabled else _UNASKED
-            self._unasked = self._granted
+        may_speak = speaker is not None and speaker.is_allowed(policy)
+        if not may_speak and not self._stream.has_end:
+            self._allowed = self._chooser.idle(policy) if policy.enabled else _UNTIL_CHANGED
+            self._splitter.allow(self._allowed, FIRST_BYTES[self._stream.format])
         return Verdict.PASS
 
-    def _passes(self, size: int, first: int) -> bool:
-        """Whether a whole message passes as the last one did: by its size and its first byte."""
-        if (
-            not self._unasked
-            or self._flags.current is not self._policy
-            or first in FIRST_BYTES[self._stream.format]
-        ):
-            return False
-        self._unasked -= 1
-        if self._stream.has_samples:
-            self._stream.skip(size)
-        return True
+    def _ask_again(self) -> None:
+        """No message passes unasked any more; account for those that have."""
+        left, size = self._splitter.allow(0)
+        self._chooser.passed(self._allowed - left)
+        self._stream.skip(size)
+        self._allowed = 0
 
     def _may_begin(self, size: int | None, head: bytes) -> bool:
         """Whether another kind of audio may begin with these bytes, the first of a message."""

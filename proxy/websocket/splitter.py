@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from proxy.errors import FrameError
 from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, TEXT, parse_header
@@ -14,6 +15,7 @@ Buffer = bytes | bytearray | memoryview
 
 _CONTROL = 0x08
 _AT_HEADER = -1
+_WHOLE = FIN | BINARY
 
 
 @dataclass(slots=True)
@@ -44,6 +46,15 @@ class Boundary:
 
 BOUNDARY = Boundary()
 
+Segment = Buffer | Message | Boundary
+"""What a stream is cut into: bytes that pass are as they came."""
+
+
+class _Step(Enum):
+    ENTERED = 0
+    """A frame's header has been read."""
+
+
 HEAD_SIZE = 40
 """Bytes of a message's payload that its verdict may be based on."""
 
@@ -56,8 +67,7 @@ class Splitter:
     bytes as are there. What is not wanted passes as it comes, and so does everything else. What is
     larger than `max_size` passes behind a boundary; `skips(size)` is told of it. Not asked about is
     a binary message that follows a text message which names `audio_chunk_compressed`: it is the
-    second half of the backend's own pair. Nor is asked about what `passes(size, first)`, a whole
-    message by its size and first byte: the way for those that need no more than a glance.
+    second half of the backend's own pair. Nor is asked about what `allow` lets pass.
 
     A message is held up to `max_size` payload bytes (a fragmented one: its frame headers
     included); a larger one passes as it came. From a close frame on, and from a frame that no
@@ -67,19 +77,22 @@ class Splitter:
     """
 
     __slots__ = (
+        "_allowed",
         "_at",
         "_bounded",
         "_data",
         "_first",
+        "_firsts",
         "_held",
         "_left",
         "_marked",
         "_max_size",
         "_message",
-        "_passes",
         "_passing",
         "_payload",
+        "_skipped",
         "_skips",
+        "_start",
         "_tail",
         "_verdict",
         "_wants",
@@ -90,15 +103,14 @@ class Splitter:
         self,
         wants: Callable[[int | None, bytes], Verdict],
         max_size: int,
-        passes: Callable[[int, int], bool] = lambda size, first: False,
         skips: Callable[[int | None], None] = lambda size: None,
     ) -> None:
         self._wants = wants
         self._skips = skips
-        self._passes = passes
         self._max_size = max_size
         self.fault: str | None = None
         self._data = b""  # what came last; the bytes before _at are dealt with
+        self._start = 0  # what stands between it and _at passes, and has not been given yet
         self._at = 0
         self._first = 0  # first byte of the current frame
         self._left = _AT_HEADER  # payload bytes of the current frame still to come
@@ -110,6 +122,9 @@ class Splitter:
         self._passing = False  # nothing is read any more
         self._bounded = False  # the boundary before that has been given
         self._verdict: Verdict | None = None  # on the message at the next header, where asked for
+        self._allowed = 0  # messages that pass unasked
+        self._firsts = b""
+        self._skipped = 0  # payload bytes of those that have
 
     @property
     def is_between(self) -> bool:
@@ -123,10 +138,35 @@ class Splitter:
         """Whether a message has begun and is held."""
         return self._held is not None
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
-        self._data = self._data[self._at :] + data if self._data else data
-        self._at = 0
+    def allow(self, count: int, firsts: bytes = b"") -> tuple[int, int]:
+        """Let the next `count` whole messages pass unasked, up to one that begins with another byte
+        than those in `firsts`.
+
+        Returns what came of the last permission: how many messages it still covered, and the
+        payload bytes of those that have passed by it.
+        """
+        before = self._allowed, self._skipped
+        self._allowed, self._firsts, self._skipped = count, firsts, 0
+        return before
+
+    def feed(self, data: bytes) -> bool:
+        """Take the next bytes of the stream. Returns whether all of them pass, unasked: then no
+        segment comes of them."""
+        if self._data:
+            self._data = self._data[self._at :] + data
+            self._start = self._at = 0
+            return False
+        self._data = data
+        if not self._allowed:
+            return False
+        if self._left != _AT_HEADER and self._first == _WHOLE and self._take_payload():
+            self._message = 0
+        if self._left == _AT_HEADER:
+            self._skim()
+        if self._at < len(data):
+            return False
+        self._data, self._at = b"", 0
+        return True
 
     def feed_eof(self) -> bytes:
         """The stream has ended: returns what was still kept back, as it came."""
@@ -136,104 +176,135 @@ class Splitter:
         self._data, self._at = b"", 0
         return rest
 
-    def next_segment(self) -> Buffer | Message | Boundary | None:
+    def next_segment(self) -> Segment | None:
         """The next bytes to pass, message to work on or boundary; None: more bytes are needed."""
-        data = self._data
-        start = at = self._at  # what stands between them passes
-        end = len(data)
         while True:
             if self._left == _AT_HEADER:
-                if not (self._message or self._marked or self._passing or self._verdict):
-                    at = self._skim(at)
-                    if self._left != _AT_HEADER:
-                        break
-                header = None if self._passing else self._read_header(at)
-                if self._passing:
-                    if at > start and not self._bounded:
-                        break  # what stands before the boundary goes first
-                    if not self._bounded:
-                        self._at, self._bounded = at, True
-                        return BOUNDARY
-                    if self._held is not None:
-                        return self._let_go(at)
-                    at = end
-                if header is None:
-                    break
-                if self._held is not None and header[0] & _CONTROL:
-                    # Whole or not at all: were the stream to end inside it, the frames that are
-                    # held would have to go behind it, and would be read as its payload.
-                    if at + header[1] + header[2] > end:
-                        break
-                elif self._too_large(header[1] + header[2]):
-                    if at > start:
-                        break  # what stands before it goes first
-                    if self._verdict is None:
-                        return self._bound(at)
-                    self._verdict = None
-                    self._skips(None)
-                    return self._let_go(at)
-                opcode = header[0] & 0x0F
-                if opcode == BINARY:
-                    if self._verdict is None:
-                        self._verdict = self._ask(at, header)
-                    if self._verdict is Verdict.BREAK:
-                        if at > start:
-                            break
-                        return self._bound(at)
-                    self._begin(header)
-                self._first, header_size, self._left = header
-                if opcode == TEXT:
-                    self._message, self._tail = TEXT, b""
-                body = at + header_size
-                if self._held is not None and not self._first & _CONTROL:
-                    self._held += data[at:body]
-                    if at > start:  # what stands before it goes first
-                        self._at = body
-                        return memoryview(data)[start:at]
-                    start = body
-                at = body
-            size = min(self._left, end - at)
-            if not self._first & _CONTROL:
-                if self._held is not None:
-                    self._hold(data[at : at + size])
-                    start += size
-                elif self._message == TEXT:
-                    self._scan(at, at + size)
-            at += size
-            self._left -= size
-            if self._left:
-                break
-            self._left = _AT_HEADER
+                segment = self._enter()
+                if segment is not _Step.ENTERED:
+                    return segment
+            taken = self._take_payload()
+            if self._held is not None and not self._first & _CONTROL:
+                self._start = self._at
+            if not taken:
+                return self._passed()
             if self._first & FIN and not self._first & _CONTROL:
                 self._message = 0
                 if self._held is not None:
-                    return self._lift(at)
-        self._at = at
-        if at == end:
-            self._data, self._at = b"", 0
+                    return self._lift()
+
+    def _enter(self) -> Segment | Literal[_Step.ENTERED] | None:
+        """Read the header at `_at`; what must come before it is done, or is returned."""
+        if self._allowed:
+            self._skim()
+            if self._left != _AT_HEADER:
+                return _Step.ENTERED
+        header = None if self._passing else self._read_header(self._at)
+        if self._passing:
+            return self._pass_all()
+        if header is None:
+            return self._passed()
+        first, header_size, size = header
+        at, body = self._at, self._at + header_size
+        is_whole = body + size <= len(self._data)
+        if self._held is not None:
+            if not first & _CONTROL:
+                if at > self._start:
+                    return self._passed()
+                if len(self._held) + header_size + size > self._max_size:
+                    return self._give_up()
+                self._held += self._data[at:body]
+            elif not is_whole:
+                # Whole or not at all: were the stream to end inside it, the frames that are held
+                # would have to go behind it, and would be read as its payload.
+                return self._passed()
+        elif first & 0x0F == BINARY:
+            if self._verdict is None:
+                self._verdict = self._ask(header)
+            if self._verdict is not Verdict.PASS and at > self._start:
+                return self._passed()
+            if self._verdict is Verdict.BREAK:
+                return self._bound()
+            holds, self._verdict = self._verdict is Verdict.HOLD, None
+            if holds and is_whole and first & FIN:
+                self._start = self._at = body + size
+                view = memoryview(self._data)
+                return Message(view[body : self._at], view[at : self._at])
+            if holds:
+                self._held = bytearray(self._data[at:body])
+                self._payload = None if first & FIN else bytearray()
+            self._message = BINARY
+        elif first & 0x0F == TEXT:
+            self._message, self._tail = TEXT, b""
+        self._first, self._left, self._at = first, size, body
+        return _Step.ENTERED
+
+    def _take_payload(self) -> bool:
+        """Take what is there of the current frame's payload. Returns whether that is all of it."""
+        at, left = self._at, self._left
+        stop = min(at + left, len(self._data))
+        if not self._first & _CONTROL:
+            if self._held is not None:
+                self._hold(memoryview(self._data)[at:stop])
+            elif self._message == TEXT:
+                self._scan(at, stop)
+        self._at = stop
+        left -= stop - at
+        self._left = left or _AT_HEADER
+        return not left
+
+    def _passed(self) -> Buffer | None:
+        """What passes and has not been given yet."""
+        data, start, at = self._data, self._start, self._at
+        self._start = at
+        if at == len(data):
+            self._data = b""
+            self._start = self._at = 0
         if at == start:
             return None
-        return data if at - start == end else memoryview(data)[start:at]
+        return data if at - start == len(data) else memoryview(data)[start:at]
 
-    def _skim(self, at: int) -> int:
-        """Walk over whole binary messages that pass at a glance, up to one that does not."""
-        data, passes = self._data, self._passes
+    def _pass_all(self) -> Segment | None:
+        """Nothing is read any more: first comes a boundary, then all as it came."""
+        if not self._bounded:
+            if self._at > self._start:
+                return self._passed()
+            self._bounded = True
+            return BOUNDARY
+        if self._held is not None:
+            return self._let_go()
+        self._at = len(self._data)
+        return self._passed()
+
+    def _skim(self) -> None:
+        """Walk over whole messages that are allowed to pass, up to one that is not."""
+        if self._message or self._marked or self._passing or self._verdict:
+            return
+        data, at, allowed, skipped = self._data, self._at, self._allowed, self._skipped
         end = len(data)
-        while at + 4 < end and data[at] == FIN | BINARY:
+        while allowed and at + 4 < end and data[at] == _WHOLE:
             size, body = data[at + 1], at + 2
             if size == 126:  # its size stands in 16 bits (RFC 6455 section 5.2)
                 size, body = data[at + 2] << 8 | data[at + 3], at + 4
-                if size < 126:
-                    break
             elif size > 126:
                 break
-            if not passes(size, data[body]):
+            step = body + size - at
+            run = min(allowed, (end - body - 1) // step + 1)
+            # All that are of one size at once: their headers are alike, column by column.
+            for column in range(at, body) if run > 1 else ():
+                found = data[column : column + run * step : step]
+                run -= len(found.lstrip(found[:1]))
+            found = data[body : body + run * step : step]
+            run -= len(found.lstrip(self._firsts))
+            if not run:
                 break
-            at = body + size
-            if at > end:
-                self._first, self._message, self._left = FIN | BINARY, BINARY, at - end
-                return end
-        return at
+            allowed -= run
+            skipped += run * size
+            at += run * step
+        self._allowed, self._skipped = allowed, skipped
+        if at > end:
+            self._first, self._message, self._left = _WHOLE, BINARY, at - end
+        self._at = min(at, end)
 
     def _read_header(self, at: int) -> tuple[int, int, int] | None:
         """The header at `at`; None while it is incomplete, or when it ends the reading."""
@@ -256,8 +327,8 @@ class Splitter:
             return None
         return header
 
-    def _ask(self, at: int, header: tuple[int, int, int]) -> Verdict:
-        """What is to become of the binary message whose first header stands at `at`."""
+    def _ask(self, header: tuple[int, int, int]) -> Verdict:
+        """What is to become of the binary message whose first header stands at `_at`."""
         first, header_size, size = header
         own_pair, self._marked = self._marked, False
         if own_pair:
@@ -265,45 +336,40 @@ class Splitter:
         if size > self._max_size:
             self._skips(size if first & FIN else None)
             return Verdict.BREAK
-        body = at + header_size
+        body = self._at + header_size
         head = self._data[body : body + min(size, HEAD_SIZE)]
         return self._wants(size if first & FIN else None, head)
 
-    def _bound(self, at: int) -> Boundary:
-        """The boundary before what stands at `at`."""
-        self._at, self._verdict = at, Verdict.PASS
+    def _bound(self) -> Boundary:
+        """The boundary before what stands at `_at`."""
+        self._verdict = Verdict.PASS
         return BOUNDARY
 
-    def _begin(self, header: tuple[int, int, int]) -> None:
-        """A binary message begins: hold it, or let it pass."""
-        self._message = BINARY
-        if self._verdict is Verdict.HOLD:
-            self._held = bytearray()
-            self._payload = None if header[0] & FIN else bytearray()
+    def _give_up(self) -> Segment:
+        """The message being held grows too large: behind a boundary, it passes."""
+        if self._verdict is None:
+            return self._bound()
         self._verdict = None
+        self._skips(None)
+        return self._let_go()
 
-    def _hold(self, piece: bytes) -> None:
+    def _hold(self, piece: memoryview) -> None:
         """Keep a piece of the payload back."""
         assert self._held is not None
         self._held += piece
         if self._payload is not None:
             self._payload += piece
 
-    def _too_large(self, size: int) -> bool:
-        """Whether the message being held would grow past `max_size` with this frame."""
-        return self._held is not None and len(self._held) + size > self._max_size
-
-    def _let_go(self, at: int) -> bytearray:
+    def _let_go(self) -> bytearray:
         """Hold the message in progress no longer. Returns its frames so far, as they came."""
         assert self._held is not None
         frames, self._held, self._payload = self._held, None, None
-        self._at = at
         return frames
 
-    def _lift(self, at: int) -> Message:
+    def _lift(self) -> Message:
         """The message being held is complete."""
         payload: Buffer | None = self._payload
-        frames = self._let_go(at)
+        frames = self._let_go()
         if payload is None:
             header = parse_header(frames, 0)
             assert header is not None

@@ -40,7 +40,8 @@ class Splits:
         return verdict
 
     def feed(self, data: bytes) -> Splits:
-        self.splitter.feed(data)
+        if self.splitter.feed(data):
+            self.segments.append(data)
         while (segment := self.splitter.next_segment()) is not None:
             as_it_is = isinstance(segment, Message | Boundary)
             self.segments.append(segment if as_it_is else bytes(segment))

@@ -32,6 +32,17 @@ from tests.websocket.strategies import (
 
 PING = message(Opcode.PING, b"12345")
 
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[Item]:
+    """Messages of one size, and of another."""
+    sent = []
+    for size in draw(st.lists(st.sampled_from((1, 2, 125, 126, 200)), max_size=4)):
+        firsts = draw(st.binary(max_size=30))
+        sent += [binary(bytes([first]) * size) for first in firsts]
+    return sent
+
+
 verdicts = st.lists(st.sampled_from(Verdict), min_size=1, max_size=5)
 
 
@@ -81,32 +92,46 @@ def test_each_verdict_is_carried_out_however_the_stream_is_cut(
 
 
 @examples(80)
-@given(streams, read_sizes, st.sampled_from((0, 1, 125, 126, 1024, 65535, 65536, MAX)))
-def test_what_passes_at_a_glance_passes_as_if_it_had_been_asked_about(
-    sent: list[Item], sizes: list[int], glance: int
+@given(streams | runs(), read_sizes, st.frozensets(st.integers(0, 255)), st.integers(1, 40))
+def test_what_is_allowed_passes_as_if_it_had_been_asked_about(
+    sent: list[Item], sizes: list[int], stops: frozenset[int], count: int
 ) -> None:
-    glanced: list[tuple[int, int]] = []
+    def verdict_of(item: Item) -> Verdict:
+        if len(item.frames) > 1:
+            return HOLD
+        return (HOLD, BREAK)[len(item.payload) % 2] if stops & {*item.payload[:1]} else PASS
 
-    def passes(size: int, first: int) -> bool:
-        glanced.append((size, first))
-        return size <= glance
+    expected: list[Item] = []
+    script = script_of(sent, lambda item: (expected.append(item), verdict_of(item))[1])
+    left, met, total = 0, 0, 0
+
+    def settle() -> None:
+        nonlocal left, met, total
+        rest, size = splitter.allow(0)
+        met, left = met + left - rest, 0
+        total += size
 
     def wants(size: int | None, head: bytes) -> Verdict:
-        if size is None:
-            return HOLD
-        return PASS if size <= glance else (HOLD, BREAK)[size % 2]
+        nonlocal left, met, total
+        settle()
+        item = expected[met]
+        assert size == (len(item.payload) if len(item.frames) == 1 else None)
+        met += 1
+        total += len(item.payload)
+        answer = verdict_of(item)
+        if answer is PASS:
+            left = count
+            splitter.allow(count, bytes({*range(256)} - stops))
+        return answer
 
     splits = Splits()
-    splits.splitter = Splitter(wants, MAX, passes)
+    splits.splitter = splitter = Splitter(wants, MAX)
     for read in cut(wire(*sent), sizes):
         splits.feed(read)
-
-    def verdict_of(item: Item) -> Verdict:
-        return wants(len(item.payload) if len(item.frames) == 1 else None, b"")
-
-    assert same(splits.steps, script_of(sent, verdict_of))
-    firsts = {item.payload[:1] for item in sent if item.opcode is Opcode.BINARY}
-    assert {bytes([first]) for size, first in glanced if size} <= firsts
+    settle()
+    assert same(splits.steps, script)
+    assert met == len(expected)
+    assert total == sum(len(item.payload) for item in expected)
 
 
 @examples(80)
