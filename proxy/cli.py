@@ -83,8 +83,14 @@ def _help(name: str, settings_class: type[AdminSettings]) -> str:
     return f"{text} Default: {str(default).lower() if isinstance(default, bool) else default}."
 
 
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread that encodes lets the event loop go on. Python's own 5 ms would be
+heard: between two packets it works in Python."""
+
+
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop, where that exists."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         import uvloop
     except ImportError:

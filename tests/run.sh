@@ -8,10 +8,17 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 cd "$root"
 
 # Commands that the tests run, and the Debian packages that have them.
+PATH=$PATH:/usr/sbin
 missing=
-for pair in node:nodejs npm:npm chromium:chromium ss:iproute2 curl:curl; do
+for pair in node:nodejs npm:npm chromium:chromium ss:iproute2 curl:curl gcc:gcc \
+    nginx:nginx-light haproxy:haproxy; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
+sh deploy/venv.sh
+.venv/bin/python -c 'import pathlib, sysconfig, sys
+sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' ||
+    missing="$missing python3-dev" # to build what has no wheel
+
 if [ -n "$missing" ]; then
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         echo "Installing$missing with apt-get..."

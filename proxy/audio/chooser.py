@@ -16,6 +16,11 @@ NOTHING_GAINED = 0.99
 of speech of 4 KiB, gzip makes 35 not small enough to pay, all but 3 of them smaller than this: were
 it to rest for each three of those in a row, it would save 7.7 % instead of 11.7 %."""
 
+_SAMPLE_SIZE = 256
+_SAMPLE = slice(256, 256 + _SAMPLE_SIZE)  # bytes of a chunk: in front may stand tables
+_VALUES = bytes(range(256))
+_MOST_ABSENT = 128
+
 FIRST_REST = 8
 LONGEST_REST = 64
 """Chunks that it rests: twice as many each time."""
@@ -118,6 +123,16 @@ class LosslessTrial(Trial):
     codec: Codec
 
 
+def _is_dense(head: bytes) -> bool:
+    """Whether audio that is compressed already goes on so densely that no lossless codec can gain.
+
+    Of 256 bytes of MP3, AAC or Ogg, 131 and more are different values in 19 of 20 chunks; of speech
+    in PCM, half of the chunks have fewer than 114.
+    """
+    sample = head[_SAMPLE]
+    return len(sample) == _SAMPLE_SIZE and len(_VALUES.translate(None, sample)) <= _MOST_ABSENT
+
+
 class Chooser:
     """Chooses among the lossless codecs that one client accepts.
 
@@ -137,26 +152,30 @@ class Chooser:
         for trial in self.trials:
             trial.reset()
 
-    def due(self, policy: Policy) -> bool:
-        """Whether any of them is to be tried on the chunk that comes. To be asked once for each."""
+    def due(self, policy: Policy, head: bytes = b"") -> bool:
+        """Whether any of them is to be tried on the chunk that comes. To be asked once for each.
+
+        `head`: the chunk's first bytes where it is expected to be compressed already, else none.
+        They spare most of the tries of those that have gained nothing.
+        """
         due = False
         for trial in self.trials:
             if trial.resting:
                 trial.resting -= 1
             elif not trial.is_off and trial.name in policy.algorithms:
-                due = True
+                if trial.is_poor and _is_dense(head):
+                    trial.missed()
+                else:
+                    due = True
         return due
 
     def idle(self, policy: Policy) -> int:
         """How many of the next chunks none of them is to be tried on, unless the audio changes."""
-        return min(
-            (
-                trial.resting
-                for trial in self.trials
-                if not trial.is_off and trial.name in policy.algorithms
-            ),
-            default=LONGEST_REST,
-        )
+        idle = LONGEST_REST
+        for trial in self.trials:
+            if trial.resting < idle and not trial.is_off and trial.name in policy.algorithms:
+                idle = trial.resting
+        return idle
 
     def passed(self, chunks: int) -> None:
         """So many chunks have passed without `due` being asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Protocol
 
 from proxy.audio import mpeg
@@ -24,8 +25,10 @@ _MOST_CHANNELS = 2
 _RATES = range(1000, 384_001)
 """Hz."""
 _PARSERS = {Format.MP3: mpeg.parse_mp3_header, Format.AAC: mpeg.parse_adts_header}
-_PIECES_PER_SECOND = 50
-"""Raw samples are cut as finely as codecs cut theirs."""
+_LARGE_PIECES = 5
+_SMALL_PIECES = 50
+"""A second. Raw samples are cut coarsely, so that a large chunk is not thousands of objects to
+collect, and the last of them as finely as codecs cut theirs."""
 _ID3V1_SIZE = 128
 _ID3_HEADER_SIZE = 10
 _HEADER_SIZE = 7
@@ -115,12 +118,25 @@ class PcmDecoder:
         # A carried part of a sample goes on at the chunk's first byte. Without one, the part of a
         # sample that it may begin with went elsewhere.
         begin = 0 if self.carry and not chunk.announced else chunk.start
-        data = (b"" if chunk.announced else self.carry) + chunk.data[begin : chunk.end]
-        whole = len(data) - len(data) % size
-        step = size * max(1, self._layout.sample_rate // _PIECES_PER_SECOND)
-        pieces = (data[at : min(at + step, whole)] for at in range(0, whole, step))
-        frames = [frame for piece in pieces for frame in _decode(self._codec, piece)]
-        self.carry = data[whole:]
+        carry = b"" if chunk.announced else self.carry
+        carried = len(carry)
+        view = memoryview(chunk.data)[begin : chunk.end]
+
+        def piece(start: int, stop: int) -> bytes:
+            return carry[start:stop] + view[max(0, start - carried) : max(0, stop - carried)]
+
+        total = carried + len(view)
+        whole = total - total % size
+        rate = self._layout.sample_rate
+        last = max(0, whole - size * max(1, rate // _SMALL_PIECES))
+        cuts = [*range(0, last, size * max(1, rate // _LARGE_PIECES)), last, whole]
+        frames = [
+            frame
+            for start, stop in pairwise(cuts)
+            if start < stop
+            for frame in _decode(self._codec, piece(start, stop))
+        ]
+        self.carry = piece(whole, total)
         return frames
 
 
@@ -143,7 +159,7 @@ class MpegDecoder:
 
     def decode(self, chunk: Chunk) -> list[Any]:
         """See `Decoder`."""
-        data = self.carry + bytes(chunk.data)
+        data = b"".join((self.carry, chunk.data))
         if len(data) <= self._skip:
             self._skip -= len(data)
             return []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from proxy.audio import gzip
 from proxy.audio.flac import FLOAT_SIZE, FLOATS, to_floats
 from proxy.audio.flac_frames import crc8
-from proxy.audio.pyav import av
+from proxy.audio.pyav import av, has_codec
 from proxy.errors import CodecError
 
 OPUS_RATE = 48_000
@@ -79,19 +79,9 @@ def reason_against(algorithm: str) -> str | None:
     )
 
 
-def _is_available(decoder: str | None) -> bool:
-    if decoder is None:
-        return True
-    if av is None:
-        return False
-    try:
-        av.Codec(decoder, "r")
-    except ValueError:  # UnknownCodecError: a build without it
-        return False
-    return True
-
-
-_AVAILABLE = frozenset(name for name, decoder in _FFMPEG.items() if _is_available(decoder))
+_AVAILABLE = frozenset(
+    name for name, decoder in _FFMPEG.items() if decoder is None or has_codec(decoder, "r")
+)
 
 
 class PairDecoder:

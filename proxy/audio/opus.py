@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from proxy.audio.codec import Encoded
 from proxy.audio.decoder import Decoder, byte_rate, open_decoder, starts
 from proxy.audio.formats import Format
-from proxy.audio.pyav import av, has_encoder
+from proxy.audio.pyav import av, has_codec
 from proxy.audio.settings import AudioSettings
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError, DiscontinuityError
 
 NAME = "opus"
-INSTALLED = has_encoder("libopus")
+INSTALLED = has_codec("libopus", "w")
 
 RATE = 48_000
 """Hz. Opus decodes to this rate whatever went in (RFC 7845 section 5.1), and all counts of samples

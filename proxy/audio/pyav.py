@@ -13,12 +13,12 @@ except ImportError:
     av = None
 
 
-def has_encoder(name: str) -> bool:
-    """Whether FFmpeg's encoder `name` is there."""
+def has_codec(name: str, mode: str) -> bool:
+    """Whether FFmpeg's encoder (`mode` "w") or decoder ("r") `name` is there."""
     if av is None:
         return False
     try:
-        av.Codec(name, "w")
+        av.Codec(name, mode)
     except ValueError:  # UnknownCodecError: a build without it
         return False
     return True

@@ -14,7 +14,7 @@ _LONGEST_WAIT = 64
 """Chunks of no known format after which the next thorough look is taken, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """One binary message of audio."""
 

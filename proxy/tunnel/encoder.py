@@ -18,6 +18,9 @@ log = structlog.get_logger(__name__)
 TURN = 0.001
 """Seconds of encoding in one turn of the event loop, after which others get theirs."""
 
+_SHARE = TURN / 4
+"""Of a turn, for one of several tunnels that wait: several chunks leave in one write."""
+
 Result = Attempts | Spoken | None
 Done = Callable[[Job, Result], None]
 
@@ -38,12 +41,13 @@ class Encoder:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
         self._spent = 0.0
+        self._limit = TURN  # up to which who asks now may spend
         self._turn_ends = False  # the end of this turn is scheduled
         self._waiting: deque[tuple[Job, Done]] = deque()
 
     def run_now(self, job: Job) -> bool:
         """Whether `run` may be called: the job is small, and this turn has time left."""
-        return job.small and self._spent < TURN and not self._waiting
+        return self._spent < self._limit and job.small
 
     def run(self, job: Job) -> Result:
         """Run a small job; None where it failed beyond what a codec may."""
@@ -73,4 +77,6 @@ class Encoder:
         self._spent = 0.0
         while self._waiting and self._spent < TURN:
             job, done = self._waiting.popleft()
+            self._limit = min(TURN, self._spent + _SHARE)
             done(job, self.run(job))
+        self._limit = 0.0 if self._waiting else TURN  # who comes now is behind those who wait

@@ -18,7 +18,7 @@ from proxy.audio.chooser import (
 )
 from proxy.audio.codec import Encoded
 from proxy.audio.counters import Counters
-from proxy.audio.formats import FIRST_BYTES, Format, sniff
+from proxy.audio.formats import FIRST_BYTES, OTHER_MARKS, Format, sniff
 from proxy.audio.opus import Spoken
 from proxy.audio.settings import AudioSettings
 from proxy.audio.stream import Chunk, Kind, Stream
@@ -27,8 +27,10 @@ from proxy.websocket.frames import BINARY, build_header
 from proxy.websocket.jobs import Attempts, Job, LosslessJob, SpeechJob
 from proxy.websocket.metadata import build_pair_head
 from proxy.websocket.speaker import Speaker
-from proxy.websocket.splitter import HEAD_SIZE, Boundary, Buffer, Message, Splitter, Verdict
+from proxy.websocket.splitter import Boundary, Buffer, Message, Splitter, Verdict
 
+_SNIFFED = 40
+"""Bytes that tell whether another kind of audio begins."""
 _UNTIL_CHANGED = 1 << 30
 """Messages that pass unasked while nothing is to be compressed."""
 
@@ -196,13 +198,15 @@ class AudioFilter:
         large = policy.enabled and (size is None or size >= policy.min_size)
         # What rests is tried again, and other messages are looked at too, where another kind of
         # audio may begin: a WAV's header may come alone, or while compression is off.
-        if (large and self._chooser.due(policy)) or self._may_begin(size, head):
+        sample = head if self._stream.format.is_compressed else b""
+        if (large and self._chooser.due(policy, sample)) or self._may_begin(size, head):
             return Verdict.HOLD
         self._stream.skip(size)
         may_speak = speaker is not None and speaker.is_allowed(policy)
         if not may_speak and not self._stream.has_end:
             self._allowed = self._chooser.idle(policy) if policy.enabled else _UNTIL_CHANGED
-            self._splitter.allow(self._allowed, FIRST_BYTES[self._stream.format])
+            known = self._stream.format
+            self._splitter.allow(self._allowed, FIRST_BYTES[known], OTHER_MARKS[known])
         return Verdict.PASS
 
     def _ask_again(self) -> None:
@@ -216,7 +220,7 @@ class AudioFilter:
         """Whether another kind of audio may begin with these bytes, the first of a message."""
         if size is None:
             return False  # held without need, its fragments would wait for each other
-        if len(head) < min(size, HEAD_SIZE):
+        if len(head) < min(size, _SNIFFED):
             return True  # the rest has not come yet
         found = sniff(head)
         return found is Format.WAV or found not in (None, self._stream.format)
@@ -242,8 +246,8 @@ class AudioFilter:
             trials = self._chooser.choose(chunk, policy)
             if trials:
                 return LosslessJob(message, chunk, policy, trials)
-            if self._chooser.trials:
-                self._stream.doubt()
+            if self._chooser.trials and not any(trial.is_poor for trial in self._chooser.trials):
+                self._stream.doubt()  # nobody takes it, and nobody's tries would show a change
         return None
 
     # What came of it.

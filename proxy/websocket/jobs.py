@@ -43,7 +43,10 @@ class LosslessJob:
     def small(self) -> bool:
         """Whether it is small for each of its codecs."""
         size = len(self.chunk.data)
-        return all(size <= trial.codec.inline_size for trial in self.trials)
+        for trial in self.trials:
+            if size > trial.codec.inline_size:
+                return False
+        return True
 
     def run(self) -> Attempts:
         """Encode the chunk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -55,8 +56,12 @@ class _Step(Enum):
     """A frame's header has been read."""
 
 
-HEAD_SIZE = 40
+_ANYTHING = re.compile(b"")
+
+HEAD_SIZE = 512
 """Bytes of a message's payload that its verdict may be based on."""
+MARK_SIZE = 5
+"""Bytes of it that tell whether it may pass unasked."""
 
 
 class Splitter:
@@ -86,6 +91,7 @@ class Splitter:
         "_held",
         "_left",
         "_marked",
+        "_marks",
         "_max_size",
         "_message",
         "_passing",
@@ -124,6 +130,7 @@ class Splitter:
         self._verdict: Verdict | None = None  # on the message at the next header, where asked for
         self._allowed = 0  # messages that pass unasked
         self._firsts = b""
+        self._marks = _ANYTHING
         self._skipped = 0  # payload bytes of those that have
 
     @property
@@ -138,15 +145,17 @@ class Splitter:
         """Whether a message has begun and is held."""
         return self._held is not None
 
-    def allow(self, count: int, firsts: bytes = b"") -> tuple[int, int]:
+    def allow(
+        self, count: int, firsts: bytes = b"", marks: re.Pattern[bytes] = _ANYTHING
+    ) -> tuple[int, int]:
         """Let the next `count` whole messages pass unasked, up to one that begins with another byte
-        than those in `firsts`.
+        than those in `firsts` and with one of `marks`, of `MARK_SIZE` bytes at most.
 
         Returns what came of the last permission: how many messages it still covered, and the
         payload bytes of those that have passed by it.
         """
         before = self._allowed, self._skipped
-        self._allowed, self._firsts, self._skipped = count, firsts, 0
+        self._allowed, self._firsts, self._marks, self._skipped = count, firsts, marks, 0
         return before
 
     def feed(self, data: bytes) -> bool:
@@ -297,7 +306,9 @@ class Splitter:
             found = data[body : body + run * step : step]
             run -= len(found.lstrip(self._firsts))
             if not run:
-                break
+                if body + MARK_SIZE > end or self._marks.match(data, body):
+                    break
+                run = 1
             allowed -= run
             skipped += run * size
             at += run * step

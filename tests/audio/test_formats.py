@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.audio.formats import Format, WavHeader, parse_wav, recognise, sniff, wrapped
+from proxy.audio.formats import (
+    FIRST_BYTES,
+    OTHER_MARKS,
+    Format,
+    WavHeader,
+    parse_wav,
+    recognise,
+    sniff,
+    wrapped,
+)
 from proxy.audio.pcm import PcmLayout
 from tests.support import pcm, speech
 
@@ -490,3 +499,27 @@ def test_what_is_recognised_stands_there(data: bytes) -> None:
         assert format_ in Format
     if sniff(data) is not None:
         assert found is not None
+
+
+@pytest.mark.parametrize("known", Format)
+@pytest.mark.parametrize(
+    "data", [MP3_24, MP3_44, MP3_44[ID3:], AAC, OPUS, WAV, VORBIS, SPEEX, FLAC, FLAC_ALONE, WEBM]
+)
+def test_another_format_is_told_by_its_first_bytes(known: Format, data: bytes) -> None:
+    """By one alone where a byte is no start of a mark, else by five."""
+    found = sniff(data[:4096])
+    assert found is not None
+    same_family = {found, known} <= {Format.MP3, Format.AAC} or (
+        {found, known} <= {Format.OGG, Format.OPUS, Format.VORBIS}
+    )
+    if found is not known and not same_family:
+        assert data[0] not in FIRST_BYTES[known]
+        assert OTHER_MARKS[known].match(data[:5])
+
+
+@given(st.binary(min_size=5, max_size=60) | NEARLY, st.sampled_from(Format))
+def test_what_has_no_mark_is_no_other_format(data: bytes, known: Format) -> None:
+    if data and (data[0] in FIRST_BYTES[known] or not OTHER_MARKS[known].match(data)):
+        own = {Format.MP3, Format.AAC}, {Format.OGG, Format.OPUS, Format.VORBIS}
+        found = sniff(data)
+        assert found in (None, known) or any({found, known} <= family for family in own)

@@ -237,7 +237,7 @@ TRIED_ON_MP3 = [0, 1, 2, 11, 28, 61, 126, 191, 256, 321, 386, 451]
 def test_what_is_compressed_already_is_seldom_tried(
     accepted: tuple[str, ...], sizes: list[int]
 ) -> None:
-    """Of 500 chunks of MP3, twelve are encoded, and none grows."""
+    """Of 500 chunks of MP3, twelve might be encoded; most of these are spared by a look at them."""
     size = 2048 if len(sizes) == 1 and sizes[0] < 10 else 4096
     sent = (chunks(MP3, size) * 11)[:500]
     player = Player(accepted=accepted)
@@ -248,10 +248,29 @@ def test_what_is_compressed_already_is_seldom_tried(
         tried += [n] * (len(player.tried) - before)
     assert same(player.eof(), wire(sent))
     if sizes[0] >= 1000:
-        assert tried == TRIED_ON_MP3
-    assert len(tried) == len(TRIED_ON_MP3)
+        assert set(tried) <= set(TRIED_ON_MP3)
+    assert tried[:3] == TRIED_ON_MP3[:3]
+    assert len(tried) <= len(TRIED_ON_MP3)
     assert set(tries(player)) == {"gzip"}
     assert player.counters.no_gain == len(tried)
+
+
+@pytest.mark.parametrize("accepted", [GZIP, BOTH])
+@pytest.mark.parametrize("due", TRIED_ON_MP3[3:8])
+def test_a_try_that_is_due_is_spared_only_where_it_is_hopeless(
+    accepted: tuple[str, ...], due: int
+) -> None:
+    """What gzip likes, and nothing tells of, passes as MP3 does until the next try is due."""
+    dense = (chunks(MP3) * 6)[3:]
+    dense = [item for item in dense if len(set(item.payload[256:512])) >= 128]
+    likes = binary(b"Great job! " * 400)
+    for at, found in ((due, "gzip"), (due - 1, None)):
+        sent = [*(chunks(MP3)[:3] + dense)[:at], likes]
+        player = play(sent, accepted)
+        heard, _ = hear(player.eof())
+        assert [each.payload for each in heard] == [item.payload for item in sent]
+        assert heard[-1].algorithm == found
+        assert len(player.tried) == 3 + (found is not None)
 
 
 @pytest.mark.parametrize("accepted", [GZIP, BOTH])
@@ -262,7 +281,7 @@ def test_what_passes_between_chunks_shortens_no_rest(accepted: tuple[str, ...]) 
     sent = [item for chunk in chunks(MP3)[:30] for item in (*between, chunk)]
     player = play(sent, accepted)
     assert same(player.eof(), wire(sent))
-    assert len(player.tried) == TRIED_ON_MP3.index(61)
+    assert len(player.tried) <= TRIED_ON_MP3.index(61)
 
 
 @pytest.mark.parametrize("accepted", [GZIP, BOTH, ("flac",)])

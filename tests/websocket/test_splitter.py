@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tracemalloc
 from itertools import cycle
 
@@ -104,6 +105,7 @@ def test_what_is_allowed_passes_as_if_it_had_been_asked_about(
     expected: list[Item] = []
     script = script_of(sent, lambda item: (expected.append(item), verdict_of(item))[1])
     left, met, total = 0, 0, 0
+    marks = re.compile(b"[%b]" % re.escape(bytes(stops)), re.DOTALL) if stops else re.compile(b"a^")
 
     def settle() -> None:
         nonlocal left, met, total
@@ -121,7 +123,7 @@ def test_what_is_allowed_passes_as_if_it_had_been_asked_about(
         answer = verdict_of(item)
         if answer is PASS:
             left = count
-            splitter.allow(count, bytes({*range(256)} - stops))
+            splitter.allow(count, bytes({*range(256)} - stops), marks)
         return answer
 
     splits = Splits()

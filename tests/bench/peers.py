@@ -1,0 +1,186 @@
+"""What is measured: each proxy as a process of its own, on its core, in front of one backend."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_TIMEOUT = 20.0
+"""Seconds."""
+
+_LISTENING = re.compile(rb"\bserving\b.*\blisten=127\.0\.0\.1:(\d+)")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A running proxy; `pid` is 0 where there is none."""
+
+    name: str
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One row of the tables: a peer, and what is sent through it."""
+
+    name: str
+    peer: str
+    query: str = ""
+    sends: str = "pcm"
+    options: tuple[str, ...] = field(default=())
+    """Of the command line."""
+    quick: bool = True
+
+    @property
+    def is_lossy(self) -> bool:
+        return "opus" in self.query
+
+
+MODES = (
+    Mode("direct", "direct"),
+    Mode("nginx", "nginx"),
+    Mode("nginx 64k", "nginx 64k"),
+    Mode("HAProxy", "HAProxy"),
+    Mode("aiohttp relay", "aiohttp"),
+    Mode("websockets relay", "websockets"),
+    Mode("audio-proxy", "audio-proxy"),
+    Mode("audio-proxy gzip", "audio-proxy", "?audio_compression=gzip"),
+    Mode("audio-proxy FLAC", "audio-proxy", "?audio_compression=flac"),
+    Mode("audio-proxy Opus", "audio-proxy", "?audio_compression=opus"),
+    Mode("audio-proxy MP3", "audio-proxy", "?audio_compression=gzip", "mp3"),
+)
+
+_PROXY = ("--pcm-layout", "s16le/22050/1", "--opus-raw", "true")
+
+_NGINX = """
+daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log crit;
+
+events {{ worker_connections 16384; multi_accept on; }}
+http {{
+  access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
+  fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+  tcp_nodelay on;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://127.0.0.1:{backend}; proxy_http_version 1.1; {buffers}
+      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";
+      proxy_read_timeout 600s; proxy_send_timeout 600s;
+    }}
+  }}
+}}
+"""
+_NGINX_BUFFERS = "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;"
+
+_HAPROXY = """
+global
+  nbthread 1
+  maxconn 9000
+defaults
+  mode http
+  timeout connect 10s
+  timeout client 600s
+  timeout server 600s
+  timeout tunnel 600s
+frontend front
+  bind 127.0.0.1:{port} backlog 4096
+  default_backend back
+backend back
+  server one 127.0.0.1:{backend}
+"""
+
+
+def missing_commands() -> list[str]:
+    """The commands of peers that are not there."""
+    return [name for name in ("nginx", "haproxy") if shutil.which(name, path=_path()) is None]
+
+
+def _path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin"
+
+
+@contextmanager
+def run_peer(name: str, backend: int, core: int, **options: str) -> Iterator[Peer]:
+    """Run a peer in front of the port `backend`, on one core, until the block ends."""
+    if name == "direct":
+        yield Peer(name, backend, 0)
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        directory = Path(folder)
+        directory.chmod(0o755)  # nginx's worker is another user
+        command, port = _command(name, backend, directory)
+        log = directory / "log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env={**os.environ, "PATH": _path(), **options},
+                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            )
+        try:
+            yield Peer(name, _port_of(process, log, port), process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _command(name: str, backend: int, directory: Path) -> tuple[list[str], int | None]:
+    """The command line, and the port where it is ours to choose."""
+    if name in ("aiohttp", "websockets"):
+        return [sys.executable, "-m", "tests.bench.relays", name, str(backend)], None
+    if name == "audio-proxy":
+        where = f"http://127.0.0.1:{backend}"
+        command = [sys.executable, "-m", "proxy", "run", "--backend", where]
+        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        return [*command, "--state-dir", str(directory), *_PROXY], None
+    port = _free_port()
+    config = directory / "config"
+    if name == "HAProxy":
+        config.write_text(_HAPROXY.format(port=port, backend=backend))
+        return ["haproxy", "-db", "-f", str(config)], port
+    buffers = _NGINX_BUFFERS if name == "nginx 64k" else ""
+    config.write_text(_NGINX.format(dir=directory, port=port, backend=backend, buffers=buffers))
+    return ["nginx", "-c", str(config), "-p", str(directory)], port
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _port_of(process: subprocess.Popen[bytes], log: Path, port: int | None) -> int:
+    """Where it listens, once it does. Raises RuntimeError with its log where it does not."""
+
+    def told() -> int | None:
+        said = log.read_bytes()
+        found = _LISTENING.search(said) or re.fullmatch(rb"(\d+)\n", said)
+        return int(found[1]) if found else None
+
+    def answers() -> int | None:
+        assert port is not None
+        with socket.socket() as sock:
+            return port if sock.connect_ex(("127.0.0.1", port)) == 0 else None
+
+    found: Callable[[], int | None] = told if port is None else answers
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        where = found()
+        if where is not None:
+            return where
+        time.sleep(0.02)
+    raise RuntimeError(f"{process.args!r} does not listen:\n{log.read_text(errors='replace')}")
