@@ -43,7 +43,7 @@ class LosslessJob:
     def small(self) -> bool:
         """Whether it is small for each of its codecs."""
         size = len(self.chunk.data)
-        for trial in self.trials:
+        for trial in self.trials:  # noqa: SIM110  # per chunk, and 0.5 us less than all()
             if size > trial.codec.inline_size:
                 return False
         return True
