@@ -9,40 +9,64 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from proxy import __version__
-from proxy.audio.algorithms import MISSING
 from proxy.audio.counters import Counters
-from proxy.config import Address, Settings
+from proxy.config import Settings
 from proxy.control.admin import Admin
 from proxy.control.flags import Flags
+from proxy.control.roster import Roster
 from proxy.control.stats import report
 from proxy.control.store import FileStore
 from proxy.errors import BackendError, ClientError, ConfigError, RelayError, TooManyConnectionsError
 from proxy.http.front import Front, Sent, error_response, is_upgrade
 from proxy.http.headers import ForwardingRules
 from proxy.http.passthrough import Passthrough
-from proxy.http.sockets import listen
+from proxy.http.sockets import bound, listen
 from proxy.http.upstream import Backend, time_limit
 from proxy.tunnel.encoder import Encoder
 from proxy.tunnel.registry import Tunnels
 from proxy.tunnel.upgrade import Upgrades
+from proxy.values import Address
 
 log = structlog.get_logger(__name__)
 
+PUBLISH_INTERVAL = 0.5
+"""Seconds after which the other workers know what this one has counted, at most."""
 READY_TIMEOUT = 2.0
 """Seconds that `/readyz` waits for the backend to accept a connection."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker has from its parent."""
+
+    listen: list[socket.socket]
+    admin: list[socket.socket]
+    roster: Roster
+    tell_ready: Callable[[], object]
+    drain_all: Callable[[], object]
+    """Ask the parent to stop all workers."""
+    life: int
+    """A pipe that ends when the parent does."""
+    number: int
+    started: float
+    """When the parent was, on the monotonic clock."""
 
 
 class App:
     """One worker. Use as an async context manager; it serves while it is entered."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, place: Place | None = None) -> None:
+        """`place`: where it serves beside others; alone, it opens its sockets itself."""
         self._settings = settings
+        self._place = place
         self.store = FileStore(settings.flags_file, Flags(enabled=settings.enable_ws_compression))
         self._backend = Backend.parse(
             settings.backend, settings.backend_tls(), settings.stall_timeout
@@ -50,6 +74,12 @@ class App:
         self._server_tls = settings.server_tls()
         self.counters = Counters()
         self._started = time.monotonic()
+        self._is_full = False  # the log says so
+        self._is_silent = False  # statistics could not be published, and the log says so
+        self._servers: list[asyncio.Server] = []
+        self._admin_sites: list[web.SockSite] = []
+        self.stop = asyncio.Event()
+        """Set when it has been asked to end."""
         self._stopping = False
         self._stack = contextlib.AsyncExitStack()
         self.tunnels: Tunnels
@@ -98,7 +128,11 @@ class App:
         self._passthrough = Passthrough(
             self._backend, rules, settings.handshake_timeout, settings.stall_timeout
         )
-        for task in (self.tunnels.watch(), self.store.watch()):
+        tasks = [self.tunnels.watch(), self.store.watch()]
+        if self._place is not None:
+            stack.callback(self._publish)
+            tasks.append(self._publish_always())
+        for task in tasks:
             stack.push_async_callback(_cancel, asyncio.create_task(task))
         await self._serve_admin(stack)
         await self._serve_front(stack)
@@ -106,8 +140,8 @@ class App:
     async def _serve_front(self, stack: contextlib.AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
         self._front = Front(self._handle, self._settings.close_timeout)
-        sockets = _listen("listen", self._settings.listen, self._settings.stall_timeout)
-        self.listen = _bound(sockets[0], self._settings.listen)
+        sockets = self._place.listen if self._place is not None else self._open("listen")
+        self.listen = bound(sockets[0], self._settings.listen)
         tls: dict[str, Any] = {}
         if self._server_tls is not None:
             tls = {
@@ -120,6 +154,7 @@ class App:
         stack.push_async_callback(self.tunnels.finish)
         for sock in sockets:
             server = await loop.create_server(self._front, sock=sock, backlog=4096, **tls)
+            self._servers.append(server)
             stack.callback(server.close)
         stack.callback(self._begin_to_stop)
 
@@ -129,24 +164,53 @@ class App:
             self.store,
             self._statistics,
             self._not_ready,
+            self._drain_all,
             token.get_secret_value() if token is not None else None,
         )
         runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        sockets = _listen("admin", self._settings.admin, self._settings.stall_timeout)
-        self.admin = _bound(sockets[0], self._settings.admin)
+        sockets = self._place.admin if self._place is not None else self._open("admin")
+        self.admin = bound(sockets[0], self._settings.admin)
         for sock in sockets:
-            await web.SockSite(runner, sock).start()
+            self._admin_sites.append(web.SockSite(runner, sock))
+            await self._admin_sites[-1].start()
+
+    def _open(self, setting: str) -> list[socket.socket]:
+        address: Address = getattr(self._settings, setting)
+        try:
+            return listen(address, self._settings.stall_timeout)
+        except OSError as error:
+            raise ConfigError(f"{setting}: cannot listen on {address}: {error}") from error
+
+    async def drain(self) -> None:
+        """Take no new connections, and let lessons and requests end, for `drain_timeout` seconds.
+
+        Where this worker alone is to end, its admin port is left to the others.
+        """
+        self._begin_to_stop()
+        place, limit = self._place, self._settings.drain_timeout
+        if place is not None and not place.roster.is_draining:
+            for site in self._admin_sites:
+                await site.stop()
+        for server in self._servers:
+            server.close()
+        self._front.pre_shutdown()
+        await asyncio.gather(
+            self.tunnels.drain(limit, self._settings.drain_idle), self._front.shutdown(limit)
+        )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request on the public port."""
         try:
             if self.connections() > self._settings.max_connections:
-                raise TooManyConnectionsError("the proxy serves as many connections as it may")
+                self._refuse()
+            self._is_full = False
             if request.version not in ((1, 0), (1, 1)):
                 raise ClientError("HTTP/1.1 and 1.0 are spoken here, no other version")
             if is_upgrade(request):
+                if self._stopping:
+                    raise TooManyConnectionsError("the proxy is stopping")
                 return await self._upgrades.handle(request)
             return await self._passthrough.handle(request)
         except RelayError as error:
@@ -159,21 +223,86 @@ class App:
         """Client connections open: tunnels, handshakes and plain ones."""
         return len(self.tunnels) + len(self._front.connections)
 
+    def _refuse(self) -> None:
+        """Say no to a client; in the log once, until there is room again."""
+        if not self._is_full:
+            self._is_full = True
+            log.warning("max_connections reached", max_connections=self._settings.max_connections)
+        self.counters.refused += 1
+        raise TooManyConnectionsError("the proxy serves as many connections as it may")
+
     def _statistics(self) -> dict[str, Any]:
+        """Of all workers together."""
+        if self._place is None:
+            counters, workers, started = self.counters, [self._record()], self._started
+        else:
+            self._publish()
+            counters, workers = self._place.roster.read()
+            started = self._place.started
+        now = time.monotonic()
         return {
-            **report(self.counters, self.store.live.current.min_size),
-            "tunnels": len(self.tunnels),
-            "connections": self.connections(),
-            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            **report(counters, self.store.live.current.min_size),
+            "tunnels": sum(worker["tunnels"] for worker in workers),
+            "connections": sum(worker["connections"] for worker in workers),
+            "uptime_seconds": round(now - started, 3),
             "version": __version__,
             "flags_error": self.store.error,
+            "workers": [
+                {
+                    "pid": worker["pid"],
+                    "number": worker["number"],
+                    "tunnels": worker["tunnels"],
+                    "connections": worker["connections"],
+                    "draining": worker["draining"],
+                    "uptime_seconds": round(now - worker["started"], 3),
+                }
+                for worker in workers
+            ],
         }
+
+    def _record(self) -> dict[str, Any]:
+        """What this worker has to say of itself."""
+        return {
+            "pid": os.getpid(),
+            "number": self._place.number if self._place is not None else 0,
+            "started": self._started,
+            "tunnels": len(self.tunnels),
+            "connections": self.connections(),
+            "draining": self._stopping,
+        }
+
+    def _publish(self) -> None:
+        assert self._place is not None
+        record = {**self._record(), "counters": self.counters.as_record()}
+        try:
+            self._place.roster.publish(os.getpid(), record)
+        except OSError as error:
+            if not self._is_silent:
+                log.error("statistics cannot be shared", error=str(error))
+            self._is_silent = True
+        else:
+            self._is_silent = False
+
+    async def _publish_always(self) -> None:
+        while True:
+            self._publish()
+            await asyncio.sleep(PUBLISH_INTERVAL)
+
+    def _drain_all(self) -> None:
+        """Somebody asks for the end of all workers."""
+        if self._place is None:
+            self._begin_to_stop()
+            self.stop.set()
+        else:
+            self._place.roster.drain()
+            self._place.drain_all()
 
     def _begin_to_stop(self) -> None:
         self._stopping = True
 
     async def _not_ready(self) -> str | None:
-        if self._stopping:
+        place = self._place
+        if self._stopping if place is None else place.roster.is_draining:
             return "the proxy is stopping"
         try:
             async with time_limit(READY_TIMEOUT, "the backend did not accept in time"):
@@ -184,44 +313,35 @@ class App:
         return None
 
 
-def _listen(setting: str, address: Address, stall_timeout: float) -> list[socket.socket]:
-    try:
-        return listen(address, stall_timeout)
-    except OSError as error:
-        raise ConfigError(f"{setting}: cannot listen on {address}: {error}") from error
-
-
-def _bound(sock: socket.socket, address: Address) -> Address:
-    if address.path is not None:
-        return address
-    return Address(address.host, sock.getsockname()[1])
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError where it cannot start."""
-    stop = asyncio.Event()
+async def serve(settings: Settings, place: Place) -> None:
+    """Be a worker until SIGTERM, or until the parent ends. Raises ConfigError.
+
+    The lessons that are under way may end; a second SIGTERM ends them.
+    """
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    for name, remedy in MISSING.items():
-        log.warning(f"{name} is not offered: it is not installed", remedy=remedy)
-    async with App(settings) as app:
+    app = App(settings, place)
+    at_once = asyncio.Event()
+
+    def end() -> None:
+        (at_once if app.stop.is_set() else app.stop).set()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    loop.add_reader(place.life, app.stop.set)
+    async with app:
         # What lives as long as the worker is not looked through at every collection: 12 ms.
         gc.collect()
         gc.freeze()
-        log.info(
-            "serving",
-            listen=str(app.listen),
-            backend=settings.backend,
-            admin=str(app.admin),
-            flags=str(settings.flags_file),
-            version=__version__,
-        )
-        await stop.wait()
-        log.info("stopping")
+        place.tell_ready()
+        await app.stop.wait()
+        loop.remove_reader(place.life)
+        draining = asyncio.create_task(app.drain())
+        hurry = asyncio.create_task(at_once.wait())
+        await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurry):
+            await _cancel(task)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import logging
@@ -10,7 +9,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,22 +82,6 @@ def _help(name: str, settings_class: type[AdminSettings]) -> str:
     return f"{text} Default: {str(default).lower() if isinstance(default, bool) else default}."
 
 
-SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread that encodes lets the event loop go on. Python's own 5 ms would be
-heard: between two packets it works in Python."""
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop, where that exists."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
@@ -116,10 +99,12 @@ def run(**options: str | None) -> None:
     Every option is also an environment variable, AUDIO_PROXY_ and its name, and a key of the TOML
     file named by --config; an option beats the environment, which beats the file.
     """
-    from proxy.app import serve
+    from proxy.workers import Supervisor
 
     _configure_logs(logging.INFO)
-    run_loop(serve(load(Settings, options)))
+    status = Supervisor(load(Settings, options), lambda: load(Settings, options)).run()
+    if status:
+        raise typer.Exit(status)
 
 
 @flags_app.command("get")
@@ -182,6 +167,7 @@ def demo(
 ) -> None:
     """Stream real speech from a sample backend, and show what the proxy saves of it."""
     from proxy.demo.run import main as run_demo
+    from proxy.loop import run_loop
 
     run_loop(run_demo(serve))
 

@@ -10,16 +10,9 @@ import pytest
 import trustme
 from pydantic import ValidationError
 
-from proxy.config import (
-    Address,
-    AdminSettings,
-    Settings,
-    default_state_dir,
-    load,
-    parse_address,
-    parse_switch,
-)
+from proxy.config import AdminSettings, Settings, default_state_dir, load, parse_switch
 from proxy.errors import ConfigError
+from proxy.values import Address, parse_address
 
 BACKEND = {"backend": "http://127.0.0.1:8000"}
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from proxy.audio.algorithms import INSTALLED
 from proxy.audio.settings import AudioSettings
-from proxy.config import LayoutRule, parse_layout_rules
 from proxy.control.flags import Algorithms
 from proxy.errors import ConfigError
+from proxy.values import LayoutRule, parse_layout_rules
 
 
 class Options(BaseModel):

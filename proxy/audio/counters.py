@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -30,10 +31,36 @@ class Counters:
     that did not pay."""
     errors: int = 0
     """Failures of a codec: the chunk was sent as it came, or by another codec."""
+    refused: int = 0
+    """Requests refused because `max_connections` were open."""
     wire_original_bytes: int = 0
     """Sent to opted-in clients, frame headers included, had nothing been encoded."""
     wire_bytes: int = 0
     """Sent to opted-in clients, frame headers and metadata included."""
+
+    def add(self, other: Counters) -> None:
+        """Count what another has counted too."""
+        for name, one in other.by_algorithm.items():
+            mine = self.algorithm(name)
+            mine.chunks += one.chunks
+            mine.original_bytes += one.original_bytes
+            mine.compressed_bytes += one.compressed_bytes
+        self.no_gain += other.no_gain
+        self.errors += other.errors
+        self.refused += other.refused
+        self.wire_original_bytes += other.wire_original_bytes
+        self.wire_bytes += other.wire_bytes
+
+    def as_record(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Counters:
+        """What `as_record` made."""
+        algorithms = record["by_algorithm"].items()
+        by_algorithm = {name: AlgorithmCounters(**one) for name, one in algorithms}
+        return cls(**{**record, "by_algorithm": by_algorithm})
 
     def algorithm(self, name: str) -> AlgorithmCounters:
         """The counters of one algorithm."""

@@ -57,18 +57,21 @@ async def _json_errors(
 
 
 class Admin:
-    """Answers the operator. `statistics` makes the body of `/stats`; `ready` says why not."""
+    """Answers the operator. `statistics` makes the body of `/stats`; `ready` says why not; `drain`
+    lets lessons end and stops."""
 
     def __init__(
         self,
         store: FileStore,
         statistics: Callable[[], dict[str, Any]],
         ready: Callable[[], Awaitable[str | None]],
+        drain: Callable[[], None],
         token: str | None,
     ) -> None:
         self._store = store
         self._statistics = statistics
         self._ready = ready
+        self._drain = drain
         self._token = token
 
     def application(self) -> web.Application:
@@ -79,6 +82,7 @@ class Admin:
         app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_post("/drain", self._post_drain)
         app.router.add_get("/stats", self._stats)
         app.router.add_get("/flags", self._get_flags)
         app.router.add_patch("/flags", self._patch_flags)
@@ -92,6 +96,10 @@ class Admin:
         if reason is not None:
             return _error(503, reason)
         return web.json_response({"status": "ready"})
+
+    async def _post_drain(self, request: web.Request) -> web.Response:
+        self._drain()
+        return web.json_response({"status": "draining"}, status=202)
 
     async def _stats(self, request: web.Request) -> web.Response:
         return web.json_response(self._statistics())

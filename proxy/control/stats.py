@@ -40,6 +40,7 @@ def report(counters: Counters, min_size: int) -> dict[str, Any]:
         "by_algorithm": {name: _totals(one) for name, one in counters.by_algorithm.items()},
         "no_gain": counters.no_gain,
         "errors": counters.errors,
+        "refused": counters.refused,
         "wire_original_bytes": counters.wire_original_bytes,
         "wire_bytes": counters.wire_bytes,
     }

@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
 
-from proxy.config import IPNetwork
+from proxy.values import IPNetwork
 
 RawHeaders = list[tuple[bytes, bytes]]
 

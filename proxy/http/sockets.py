@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 
-from proxy.config import Address
+from proxy.values import Address
 
 SEND_BUFFER = 128 * 1024
 RECEIVE_BUFFER = 128 * 1024
@@ -37,7 +37,33 @@ def tune(sock: socket.socket, stall_timeout: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def listen(address: Address, stall_timeout: float) -> list[socket.socket]:
+def bound(sock: socket.socket, address: Address) -> Address:
+    """Where a socket listens that was opened for `address`: the system may have chosen the port."""
+    if address.path is not None:
+        return address
+    return Address(address.host, sock.getsockname()[1])
+
+
+def listen_in_slots(
+    address: Address, stall_timeout: float, count: int
+) -> list[list[socket.socket]]:
+    """Sockets for each of `count` processes, among whom the system spreads the connections.
+
+    A Unix socket is the same for all. Raises OSError.
+    """
+    sockets = listen(address, stall_timeout)
+    if address.path is not None or count == 1:
+        return [sockets] * count
+    # Only now it is known that nobody else listens there: SO_REUSEPORT would share with anybody.
+    address = bound(sockets[0], address)
+    for sock in sockets:
+        sock.close()
+    return [listen(address, stall_timeout, reuse_port=True) for _ in range(count)]
+
+
+def listen(
+    address: Address, stall_timeout: float, *, reuse_port: bool = False
+) -> list[socket.socket]:
     """Sockets that listen at `address`, one per address family. Raises OSError."""
     if address.path is not None:
         return [_listen_unix(address.path)]
@@ -50,6 +76,8 @@ def listen(address: Address, stall_timeout: float) -> list[socket.socket]:
             sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             tune(sock, stall_timeout)

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import h11
 
-from proxy.config import UNIX
 from proxy.errors import BackendError, BackendTimeoutError, ClientError
 from proxy.http.headers import RawHeaders
 from proxy.http.sockets import tune
+from proxy.values import UNIX
 
 MAX_HEAD = 64 * 1024
 """The largest response head that is accepted, in bytes."""

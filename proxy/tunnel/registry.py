@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import structlog
 
 from proxy.tunnel.tunnel import Tunnel
 
 log = structlog.get_logger(__name__)
+
+
+GOODBYE = 1.0
+"""Seconds that a client has to answer a close frame of ours."""
+_DRAIN_INTERVAL = 0.1
+"""Seconds between two looks at who may be closed."""
 
 
 class Tunnels:
@@ -53,6 +60,36 @@ class Tunnels:
                 if overdue:
                     log.info("tunnel aborted: a side did not take or close in time")
                     tunnel.abort()
+
+    async def drain(self, limit: float, idle: float) -> None:
+        """Close all tunnels with 1001, each when its talk is over; returns when none is left.
+
+        A talk is over when neither side has said anything for `idle` seconds and the backend had
+        the last word, and after `limit` seconds in any case. Who does not answer the 1001 within
+        `GOODBYE` seconds is aborted, and all are by `limit` + `GOODBYE`.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limit
+        since: dict[Tunnel, tuple[int, float]] = {}  # what it had heard, and when that was seen
+        closing: dict[Tunnel, float] = {}  # when to abort it
+        while self._open:
+            now = loop.time()
+            for tunnel in list(self._open):
+                if tunnel in closing or now >= end + GOODBYE:
+                    if now >= min(closing.get(tunnel, now), end + GOODBYE):
+                        tunnel.abort()
+                    continue
+                heard, backend_spoke = tunnel.heard
+                seen = since.setdefault(tunnel, (heard, now))
+                if heard != seen[0]:
+                    since[tunnel] = heard, now
+                    seen = since[tunnel]
+                is_over = backend_spoke and now - seen[1] >= idle
+                if (is_over or now >= end) and tunnel.close(at_once=now >= end):
+                    closing[tunnel] = now + GOODBYE
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(_DRAIN_INTERVAL, idle / 4)):
+                    await self._none_left.wait()
 
     async def finish(self) -> None:
         """End all tunnels, what they hold written out; abort after `close_timeout`."""

@@ -16,9 +16,10 @@ from proxy.http.front import Sent, flush, raw_target, relay_response, take_over
 from proxy.http.headers import ForwardingRules, end_to_end, hop_of
 from proxy.http.upstream import Backend, Exchange, time_limit
 from proxy.tunnel.encoder import Encoder
+from proxy.tunnel.filtered_leg import FilteredLeg
 from proxy.tunnel.handshake import check_switch, request_headers, split_target, switch_head
+from proxy.tunnel.leg import BackendLeg, Leg
 from proxy.tunnel.registry import Tunnels
-from proxy.tunnel.tunnel import FilteredLeg, Leg
 from proxy.websocket.audio_filter import AudioFilter, LivePolicy
 
 
@@ -84,11 +85,11 @@ class Upgrades:
         if algorithms:
             settings = self.audio_settings(request.path)
             audio_filter = AudioFilter(algorithms, self.flags, self.counters, settings)
-            backend: Leg = FilteredLeg(
+            backend: BackendLeg = FilteredLeg(
                 to_backend, tunnel.leg_lost, audio_filter, self.encoder, self.opus_flush
             )
         else:
-            backend = Leg(to_backend, tunnel.leg_lost)
+            backend = BackendLeg(to_backend, tunnel.leg_lost)
         tunnel.join(client, backend)
         client.attach()
         client.write(head)

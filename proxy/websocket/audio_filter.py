@@ -26,8 +26,9 @@ from proxy.errors import CodecError
 from proxy.websocket.frames import BINARY, build_header
 from proxy.websocket.jobs import Attempts, Job, LosslessJob, SpeechJob
 from proxy.websocket.metadata import build_pair_head
+from proxy.websocket.segments import Boundary, Buffer, Message, Verdict
 from proxy.websocket.speaker import Speaker
-from proxy.websocket.splitter import Boundary, Buffer, Message, Splitter, Verdict
+from proxy.websocket.splitter import Splitter
 
 _SNIFFED = 40
 """Bytes that tell whether another kind of audio begins."""
@@ -93,6 +94,16 @@ class AudioFilter:
     def is_speaking(self) -> bool:
         """Whether a segment of speech is open."""
         return self._speaker is not None and self._speaker.is_speaking
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether what was given out ends with a frame, and nothing is on its way."""
+        return self._job is None and self._splitter.is_between_frames
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is filtered any more: the backend has closed, or cannot be read."""
+        return self._splitter.is_over
 
     @property
     def is_holding(self) -> bool:

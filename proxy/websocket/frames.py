@@ -51,6 +51,18 @@ def parse_header(data: bytes | bytearray, at: int) -> tuple[int, int, int] | Non
     return first, 10, size
 
 
+def run_length(data: bytes, at: int, header_size: int, step: int, most: int) -> int:
+    """How many frames in a row are like the one that starts at `data[at]`: the same header, every
+    `step` bytes. At most `most`, whose headers must be within `data`.
+
+    Column by column, not frame by frame: of 40 frames it takes as long as of 4.
+    """
+    for column in range(at, at + header_size) if most > 1 else ():
+        found = data[column : column + most * step : step]
+        most -= len(found.lstrip(found[:1]))
+    return most
+
+
 def build_header(opcode: int, size: int) -> bytes:
     """The header of an unfragmented, unmasked frame with a payload of `size` bytes."""
     if size < 126:

@@ -11,7 +11,7 @@ from proxy.audio.codec import Encoded
 from proxy.audio.opus import Spoken
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
-from proxy.websocket.splitter import Message
+from proxy.websocket.segments import Message
 
 Attempts = list[Encoded | CodecError]
 """What became of a chunk, one for each codec that was tried on it."""

@@ -12,7 +12,7 @@ from proxy.audio.opus import Speech
 from proxy.audio.settings import AudioSettings
 from proxy.audio.stream import Chunk
 from proxy.websocket.jobs import SpeechJob
-from proxy.websocket.splitter import Message
+from proxy.websocket.segments import Message
 
 
 class Speaker:

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
 from proxy.errors import FrameError
-from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, TEXT, parse_header
+from proxy.websocket.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FIN,
+    TEXT,
+    parse_header,
+    run_length,
+)
 from proxy.websocket.metadata import MARKER
-
-Buffer = bytes | bytearray | memoryview
+from proxy.websocket.segments import BOUNDARY, Boundary, Buffer, Message, Segment, Verdict
 
 _CONTROL = 0x08
 _AT_HEADER = -1
 _WHOLE = FIN | BINARY
-
-
-@dataclass(slots=True)
-class Message:
-    """One whole binary message, lifted out of the stream.
-
-    `payload` is its fragments joined. `frames` is what came, header and payload of each of its
-    frames, without the control frames that stood between them: those have passed already.
-    """
-
-    payload: Buffer
-    frames: Buffer
-
-
-class Verdict(Enum):
-    """What is to become of a binary message."""
-
-    HOLD = 0
-    PASS = 1
-    BREAK = 2
-    """Pass, with a `Boundary` before it."""
-
-
-class Boundary:
-    """Stands before what ends a stretch of audio that is being encoded: a binary message that
-    passes, a close frame, bytes that cannot be read."""
-
-
-BOUNDARY = Boundary()
-
-Segment = Buffer | Message | Boundary
-"""What a stream is cut into: bytes that pass are as they came."""
 
 
 class _Step(Enum):
@@ -139,6 +113,16 @@ class Splitter:
         the fragments of a message or between the two of the backend's own pair."""
         outside = self._held is not None or (self._left == _AT_HEADER and not self._message)
         return outside and not self._marked
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether what has passed ends with a frame, and more may be said."""
+        return (self._held is not None or self._left == _AT_HEADER) and not self._passing
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is read any more: a close frame has come, or what cannot be read."""
+        return self._passing
 
     @property
     def is_holding(self) -> bool:
@@ -299,10 +283,7 @@ class Splitter:
                 break
             step = body + size - at
             run = min(allowed, (end - body - 1) // step + 1)
-            # All that are of one size at once: their headers are alike, column by column.
-            for column in range(at, body) if run > 1 else ():
-                found = data[column : column + run * step : step]
-                run -= len(found.lstrip(found[:1]))
+            run = run_length(data, at, body - at, step, run)
             found = data[body : body + run * step : step]
             run -= len(found.lstrip(self._firsts))
             if not run:

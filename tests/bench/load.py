@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import re
 import resource
 import socket
@@ -35,8 +36,10 @@ class LoadError(Exception):
 class Block:
     """Messages as they are sent, over and over."""
 
-    wire: bytes
-    ends: list[int]
+    size: int
+    """Bytes of each payload."""
+    wire: bytes = field(repr=False)
+    ends: list[int] = field(repr=False)
     """Where each of them ends."""
 
     @classmethod
@@ -47,7 +50,7 @@ class Block:
         count = len(audio) // size
         wire = b"".join(header + audio[at * size : (at + 1) * size] for at in range(count))
         step = len(header) + size
-        return cls(wire, [step * (at + 1) for at in range(count)])
+        return cls(size, wire, [step * (at + 1) for at in range(count)])
 
     def messages(self) -> list[bytes]:
         """One by one."""
@@ -158,19 +161,21 @@ class Load:
 
 
 class Flood:
-    """One connection that is sent messages as fast as they are taken."""
+    """One connection that is sent messages as fast as they are taken, about `most` bytes."""
 
-    def __init__(self, load: Load, pair: Pair, block: Block) -> None:
+    def __init__(self, load: Load, pair: Pair, block: Block, most: float = math.inf) -> None:
         self._loop = asyncio.get_running_loop()
         self._buffer = load.buffer
         self._pair = pair
         self._block = block
+        self._most = most
         self._view = memoryview(block.wire)
         self._at = 0
         self._rounds = 0
         self._stop: int | None = None  # where the last message ends
         self._tail = b""
         self.received = 0
+        """Bytes."""
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(pair.client, self._read)
         self._loop.add_writer(pair.server, self._write)
@@ -182,10 +187,14 @@ class Flood:
 
     def finish(self) -> None:
         """End with the message that is being sent."""
-        ends = self._block.ends
-        self._stop = ends[bisect_left(ends, self._at)] if self._at else 0
+        if self._stop is None:
+            ends = self._block.ends
+            self._stop = ends[bisect_left(ends, self._at)] if self._at else 0
 
     def _write(self) -> None:
+        left = self._most - self._rounds * len(self._view) - self._at
+        if left <= 0:
+            self.finish()
         stop = self._stop
         view = self._view
         if stop == self._at:
@@ -193,9 +202,10 @@ class Flood:
             self._pair.server.send(CLOSE)
             self._pair.server.shutdown(socket.SHUT_WR)
             return
+        end = len(view) if stop is None else stop
+        step = _WRITE if left > _WRITE or stop is not None else math.ceil(left)
         try:
-            end = len(view) if stop is None else stop
-            self._at += self._pair.server.send(view[self._at : min(self._at + _WRITE, end)])
+            self._at += self._pair.server.send(view[self._at : min(self._at + step, end)])
         except BlockingIOError:
             return
         if self._at == len(view) and stop is None:
@@ -219,57 +229,73 @@ class Flood:
                 self.done.set_exception(LoadError("the peer closed before the end"))
 
 
-@dataclass
 class Speaker:
-    """One connection that is sent a chunk every `interval` seconds."""
+    """One connection that is sent a chunk every `interval` seconds.
 
-    pair: Pair
-    messages: list[bytes]
-    interval: float
-    latencies: list[float] = field(default_factory=list)
-    sent: int = 0
-    sent_bytes: int = 0
-    heard: int = 0
-    heard_bytes: int = 0
-    """Payload bytes that the chunks stood for before they were made smaller."""
-    closed: bool = False
+    Chunks are told apart by the bytes of audio that were heard, so that it does not matter in
+    which messages, and how small, they come.
+    """
 
-    def start(self, first: float) -> None:
-        """Speak from the time `first` of the event loop on."""
+    def __init__(self, pair: Pair, block: Block, interval: float) -> None:
         self._loop = asyncio.get_running_loop()
+        self._pair = pair
+        self._messages = block.messages()
+        self._size = block.size
+        self._interval = interval
         self._times: list[float] = []
         self._rest = b""
         self._announced: int | None = None
+        self._is_stopped = False
+        self.sent = 0
+        """Chunks."""
+        self.heard_bytes = 0
+        """Of audio, as it was before it was made smaller."""
+        self.latencies: list[float] = []
+        """Seconds."""
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        """Set when no more is said and all is heard; LoadError where that cannot be."""
+
+    def start(self, first: float) -> None:
+        """Speak from the time `first` of the event loop on."""
         self._next = first
         self._timer = self._loop.call_at(first, self._say)
-        self._loop.add_reader(self.pair.client, self._hear)
+        self._loop.add_reader(self._pair.client, self._hear)
 
     def stop(self) -> None:
         """Say no more."""
         self._timer.cancel()
+        self._is_stopped = True
+        self._check()
 
     def leave(self) -> None:
         """Hear no more."""
-        self._loop.remove_reader(self.pair.client)
+        self._timer.cancel()
+        self._loop.remove_reader(self._pair.client)
+
+    def _check(self) -> None:
+        if self._is_stopped and self.heard_bytes == self.sent * self._size and not self.done.done():
+            self.done.set_result(None)
+
+    def _fail(self, problem: str) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_exception(LoadError(problem))
 
     def _say(self) -> None:
-        message = self.messages[self.sent % len(self.messages)]
+        message = self._messages[self.sent % len(self._messages)]
         self._times.append(perf_counter())
-        if self.pair.server.send(message) != len(message):
-            raise LoadError("the backend's socket is full at speech pace")
+        if self._pair.server.send(message) != len(message):
+            self._fail("the backend's socket is full at speech pace")
+            return
         self.sent += 1
-        header = parse_header(message, 0)
-        assert header is not None
-        self.sent_bytes += header[2]
-        self._next += self.interval
+        self._next += self._interval
         self._timer = self._loop.call_at(self._next, self._say)
 
     def _hear(self) -> None:
-        data = self.pair.client.recv(_READ)
+        data = self._pair.client.recv(_READ)
         now = perf_counter()
         if not data:
-            self.closed = True
-            self.leave()
+            self._fail("the peer closed while there was speech")
             return
         data = self._rest + data
         at = 0
@@ -284,12 +310,14 @@ class Speaker:
             elif first & 0x0F == BINARY:
                 self.heard_bytes += size if self._announced is None else self._announced
                 self._announced = None
-                self.latencies.append(now - self._times[self.heard])
-                self.heard += 1
-            else:
-                self.closed = True
             at = end
         self._rest = data[at:]
+        heard = self.heard_bytes // self._size
+        if heard > self.sent:
+            self._fail("more was heard than said")
+            return
+        self.latencies += [now - said for said in self._times[len(self.latencies) : heard]]
+        self._check()
 
 
 def raise_file_limit() -> int:

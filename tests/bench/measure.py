@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
+from proxy.audio.gzip import GZIP
+from proxy.control.flags import Flags
 from tests.bench.accounting import cpu_seconds, resident_bytes
-from tests.bench.load import Block, Flood, Load, LoadError, Speaker
+from tests.bench.load import CLOSE, Block, Flood, Load, LoadError, Pair, Speaker
 from tests.bench.peers import Mode, Peer
 
 REAL_TIME = 24_000 * 2
 """Bytes a second of speech in 16 bits at 24 kHz."""
+_PATIENCE = 60
+"""Seconds."""
+_LEAST_CHUNKS = 2
+"""Of each speaker, however short the time is."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +38,49 @@ class Bulk:
 
 @dataclass(frozen=True)
 class Paced:
-    """Connections that speak at real-time rate."""
+    """Connections that speak at real-time rate, their phases spread."""
 
     chunks: int
     p50_us: float
+    """Latency from the backend's write to the client's read."""
     p99_us: float
     p999_us: float
     cpu_us: float
     """Of the peer, per chunk."""
     load_busy: float
     """Share of its core that the load itself took."""
-    memory: float
-    """Bytes of the peer per connection."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a peer has grown by, per connection."""
+
+    idle: float
+    """Bytes, while nothing is said."""
+    speaking: float
+    """Bytes, while speech comes at real-time rate."""
 
 
 @dataclass(frozen=True)
 class Handshakes:
     """Connections opened and closed, 20 at a time."""
 
+    count: int
     per_second: float
     cpu_us: float
+    """Of the peer, per connection."""
 
 
-Result = Bulk | Paced | Handshakes
+@dataclass(frozen=True)
+class Codec:
+    """A codec without a proxy around it."""
+
+    chunks: int
+    cpu_us: float
+    """Per chunk."""
 
 
-def as_record(result: Result) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in asdict(result).items()}
+Result = Bulk | Paced | Memory | Handshakes | Codec
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -66,88 +89,60 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def cpu_of(peer: Peer) -> float:
+    """Seconds so far; none where there is no process."""
     return cpu_seconds(peer.pid) if peer.pid else 0.0
 
 
-async def bulk(
-    load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int = 10
-) -> Bulk:
-    """Raises LoadError where the end does not come."""
-    pairs = await load.open_many(connections, peer.port, mode.query)
+@asynccontextmanager
+async def _opened(load: Load, peer: Peer, mode: Mode, count: int) -> AsyncIterator[list[Pair]]:
+    pairs = await load.open_many(count, peer.port, mode.query)
     try:
-        start, cpu = time.perf_counter(), cpu_of(peer)
-        floods = [Flood(load, pair, block) for pair in pairs]
-        await asyncio.sleep(seconds)
-        for flood in floods:
-            flood.finish()
-        async with asyncio.timeout(60):
-            await asyncio.gather(*(flood.done for flood in floods))
-        elapsed, cpu = time.perf_counter() - start, cpu_of(peer) - cpu
+        yield pairs
     finally:
         for pair in pairs:
             pair.close()
+
+
+async def bulk(
+    load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int
+) -> Bulk:
+    """Raises LoadError where something is lost, TimeoutError where the end does not come."""
+    async with _opened(load, peer, mode, connections) as pairs:
+        start, cpu = time.perf_counter(), cpu_of(peer)
+        most = mode.pace * 1e6 * seconds / connections
+        floods = [Flood(load, pair, block, most) for pair in pairs]
+        await asyncio.wait([flood.done for flood in floods], timeout=seconds)
+        for flood in floods:
+            flood.finish()
+        async with asyncio.timeout(_PATIENCE):
+            await asyncio.gather(*(flood.done for flood in floods))
+        elapsed, cpu = time.perf_counter() - start, cpu_of(peer) - cpu
     messages = sum(flood.sent for flood in floods)
-    size = len(block.wire) / len(block.ends)
-    if not mode.query and sum(flood.received for flood in floods) != messages * size + 4 * len(
-        pairs
-    ):
-        raise LoadError(f"{mode.name}: not what was sent")
+    size = len(block.wire) // len(block.ends)
+    sent = messages * size + len(CLOSE) * len(floods)
+    received = sum(flood.received for flood in floods)
+    if not mode.query and received != sent:
+        raise LoadError(f"{sent} bytes were sent, {received} received")
     return Bulk(
         messages,
         messages / elapsed,
-        messages * size / elapsed / 1e6,
+        messages * block.size / elapsed / 1e6,
         cpu / messages * 1e6,
         cpu / elapsed,
     )
 
 
 async def paced(
-    load: Load,
-    peer: Peer,
-    mode: Mode,
-    block: Block,
-    seconds: float,
-    connections: int,
-    speaking: int | None = None,
+    load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int
 ) -> Paced:
-    """`connections`, of which `speaking` (all unless told) speak, their phases spread.
-
-    Raises LoadError where anything is lost.
-    """
-    before = resident_bytes(peer.pid) if peer.pid else 0
-    pairs = await load.open_many(connections, peer.port, mode.query)
-    messages = block.messages()
-    interval = len(messages[0]) / REAL_TIME
-    speakers = [Speaker(pair, messages, interval) for pair in pairs[:speaking]]
-    loop = asyncio.get_running_loop()
-    try:
+    """Raises LoadError where anything is lost, TimeoutError where it does not come."""
+    async with _opened(load, peer, mode, connections) as pairs:
         cpu, own, start = cpu_of(peer), time.process_time(), time.perf_counter()
-        first = loop.time() + 0.01
-        for number, speaker in enumerate(speakers):
-            speaker.start(first + interval * number / len(speakers))
-        await asyncio.sleep(seconds)
-        for speaker in speakers:
-            speaker.stop()
-        async with asyncio.timeout(10):
-            while any(speaker.heard < speaker.sent for speaker in speakers) and not mode.is_lossy:
-                await asyncio.sleep(0.001)
-        elapsed = time.perf_counter() - start
-        cpu, own = cpu_of(peer) - cpu, time.process_time() - own
-        after = resident_bytes(peer.pid) if peer.pid else 0
-    finally:
-        for speaker in speakers:
-            speaker.leave()
-        for pair in pairs:
-            pair.close()
+        async with _speaking(pairs, block, seconds) as speakers:
+            elapsed = time.perf_counter() - start
+            cpu, own = cpu_of(peer) - cpu, time.process_time() - own
     chunks = sum(speaker.sent for speaker in speakers)
-    if not mode.is_lossy:
-        sent, heard = (
-            sum(each)
-            for each in zip(*((s.sent_bytes, s.heard_bytes) for s in speakers), strict=True)
-        )
-        if sent != heard:
-            raise LoadError(f"{mode.name}: {sent} bytes were said, {heard} heard")
-    latencies = sorted(each * 1e6 for speaker in speakers for each in speaker.latencies) or [0.0]
+    latencies = sorted(each * 1e6 for speaker in speakers for each in speaker.latencies)
     return Paced(
         chunks,
         statistics.median(latencies),
@@ -155,18 +150,59 @@ async def paced(
         quantile(latencies, 0.999),
         cpu / chunks * 1e6,
         own / elapsed,
-        (after - before) / connections,
     )
 
 
+@asynccontextmanager
+async def _speaking(
+    pairs: Sequence[Pair], block: Block, seconds: float
+) -> AsyncIterator[list[Speaker]]:
+    """Speakers that have spoken for `seconds` and were heard."""
+    loop = asyncio.get_running_loop()
+    interval = block.size / REAL_TIME
+    speakers = [Speaker(pair, block, interval) for pair in pairs]
+    first = loop.time() + 0.01
+    for number, speaker in enumerate(speakers):
+        speaker.start(first + interval * number / len(speakers))
+    try:
+        await asyncio.sleep(max(seconds, _LEAST_CHUNKS * interval))
+        for speaker in speakers:
+            speaker.stop()
+        async with asyncio.timeout(_PATIENCE):
+            await asyncio.gather(*(speaker.done for speaker in speakers))
+        yield speakers
+    finally:
+        for speaker in speakers:
+            speaker.leave()
+
+
 async def idle_memory(load: Load, peer: Peer, mode: Mode, connections: int) -> float:
-    """Bytes of the peer per connection on which nothing is said."""
+    """Bytes per connection of a fresh peer."""
+    await _warm_up(load, peer, mode)
     before = resident_bytes(peer.pid)
-    pairs = await load.open_many(connections, peer.port, mode.query)
-    after = resident_bytes(peer.pid)
-    for pair in pairs:
-        pair.close()
-    return (after - before) / connections
+    async with _opened(load, peer, mode, connections):
+        return (resident_bytes(peer.pid) - before) / connections
+
+
+async def speaking_memory(
+    load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int
+) -> float:
+    """Bytes per connection of a fresh peer."""
+    await _warm_up(load, peer, mode, block)
+    before = resident_bytes(peer.pid)
+    async with (
+        _opened(load, peer, mode, connections) as pairs,
+        _speaking(pairs, block, seconds),
+    ):
+        return (resident_bytes(peer.pid) - before) / connections
+
+
+async def _warm_up(load: Load, peer: Peer, mode: Mode, block: Block | None = None) -> None:
+    """One connection, which speaks `block`: a library that is loaded once is not its price."""
+    async with _opened(load, peer, mode, 1) as pairs:
+        if block is not None:
+            async with _speaking(pairs, block, 0):
+                pass
 
 
 async def handshakes(load: Load, peer: Peer, mode: Mode, count: int) -> Handshakes:
@@ -180,4 +216,17 @@ async def handshakes(load: Load, peer: Peer, mode: Mode, count: int) -> Handshak
     start, cpu = time.perf_counter(), cpu_of(peer)
     await asyncio.gather(*(one() for _ in range(count)))
     elapsed = time.perf_counter() - start
-    return Handshakes(count / elapsed, (cpu_of(peer) - cpu) / count * 1e6)
+    return Handshakes(count, count / elapsed, (cpu_of(peer) - cpu) / count * 1e6)
+
+
+def bare_gzip(block: Block, seconds: float) -> Codec:
+    """The proxy's gzip at its default level, over and over on the chunks of `block`."""
+    level = Flags().level
+    payloads = [message[-block.size :] for message in block.messages()]
+    chunks, start, cpu = 0, time.process_time(), 0.0
+    while cpu < seconds:
+        for payload in payloads:
+            GZIP.encode(payload, level)
+        chunks += len(payloads)
+        cpu = time.process_time() - start
+    return Codec(chunks, cpu / chunks * 1e6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -10,9 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 START_TIMEOUT = 20.0
@@ -38,13 +39,8 @@ class Mode:
     peer: str
     query: str = ""
     sends: str = "pcm"
-    options: tuple[str, ...] = field(default=())
-    """Of the command line."""
-    quick: bool = True
-
-    @property
-    def is_lossy(self) -> bool:
-        return "opus" in self.query
+    pace: float = math.inf
+    """Megabytes a second that are sent at most: what the kernel holds must be encoded, too."""
 
 
 MODES = (
@@ -56,10 +52,12 @@ MODES = (
     Mode("websockets relay", "websockets"),
     Mode("audio-proxy", "audio-proxy"),
     Mode("audio-proxy gzip", "audio-proxy", "?audio_compression=gzip"),
-    Mode("audio-proxy FLAC", "audio-proxy", "?audio_compression=flac"),
-    Mode("audio-proxy Opus", "audio-proxy", "?audio_compression=opus"),
+    Mode("audio-proxy FLAC", "audio-proxy", "?audio_compression=flac", pace=40),
+    Mode("audio-proxy Opus", "audio-proxy", "?audio_compression=opus", pace=4),
     Mode("audio-proxy MP3", "audio-proxy", "?audio_compression=gzip", "mp3"),
 )
+
+_COMMANDS = {"nginx": "nginx", "nginx 64k": "nginx", "HAProxy": "haproxy"}
 
 _PROXY = ("--pcm-layout", "s16le/22050/1", "--opus-raw", "true")
 
@@ -101,9 +99,20 @@ backend back
 """
 
 
-def missing_commands() -> list[str]:
-    """The commands of peers that are not there."""
-    return [name for name in ("nginx", "haproxy") if shutil.which(name, path=_path()) is None]
+def missing_commands(modes: Iterable[Mode]) -> list[str]:
+    """The commands of their peers that are not installed."""
+    needed = dict.fromkeys(_COMMANDS[mode.peer] for mode in modes if mode.peer in _COMMANDS)
+    return [name for name in needed if shutil.which(name, path=_path()) is None]
+
+
+def versions() -> dict[str, str]:
+    """What the commands of the peers say that they are, where they are installed."""
+    found = {}
+    for name in dict.fromkeys(_COMMANDS.values()):
+        if path := shutil.which(name, path=_path()):
+            ran = subprocess.run([path, "-v"], capture_output=True, text=True, check=True)
+            found[name] = (ran.stdout or ran.stderr).splitlines()[0]
+    return found
 
 
 def _path() -> str:
@@ -111,7 +120,7 @@ def _path() -> str:
 
 
 @contextmanager
-def run_peer(name: str, backend: int, core: int, **options: str) -> Iterator[Peer]:
+def run_peer(name: str, backend: int, core: int) -> Iterator[Peer]:
     """Run a peer in front of the port `backend`, on one core, until the block ends."""
     if name == "direct":
         yield Peer(name, backend, 0)
@@ -127,7 +136,7 @@ def run_peer(name: str, backend: int, core: int, **options: str) -> Iterator[Pee
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                env={**os.environ, "PATH": _path(), **options},
+                env={**os.environ, "PATH": _path()},
                 preexec_fn=lambda: os.sched_setaffinity(0, {core}),
             )
         try:

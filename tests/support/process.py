@@ -12,14 +12,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.config import Address, parse_address
+from proxy.values import Address, parse_address
 
 
 @dataclass(frozen=True)
 class Process:
-    """A running `audio-proxy run`."""
+    """A running `audio-proxy run` with one worker."""
 
+    parent: int
     pid: int
+    """The worker's."""
     listen: Address
     admin: Address
     log: list[str]
@@ -36,6 +38,11 @@ class Process:
             with contextlib.suppress(FileNotFoundError):  # closed in the meantime
                 count += os.readlink(fd).startswith("socket:")
         return count
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, and that have not ended."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @asynccontextmanager
@@ -71,7 +78,7 @@ async def proxy_process(
         listen, admin = addresses["listen"], addresses["admin"]
         assert isinstance(listen, Address)
         assert isinstance(admin, Address)
-        yield Process(process.pid, listen, admin, log)
+        yield Process(process.pid, *children_of(process.pid), listen, admin, log)
         process.terminate()
         async with asyncio.timeout(20):
             assert await process.wait() == 0, log

@@ -18,7 +18,7 @@ from websockets.protocol import Event
 from websockets.streams import StreamReader
 from websockets.uri import parse_uri
 
-from proxy.config import Address
+from proxy.values import Address
 from proxy.websocket.frames import build_header
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3

@@ -27,7 +27,7 @@ from proxy.audio.settings import AudioSettings
 from proxy.control.flags import Flags, LiveFlags
 from proxy.websocket.audio_filter import AudioFilter
 from proxy.websocket.jobs import Job
-from proxy.websocket.splitter import Buffer
+from proxy.websocket.segments import Buffer
 from tests.support import pcm, speech
 from tests.support.ffmpeg import FFMPEG
 from tests.websocket.strategies import binary, events_of, message, read_frames, wire_of

@@ -19,7 +19,9 @@ from proxy.audio.gzip import GZIP
 from proxy.audio.settings import AudioSettings
 from proxy.control.flags import Flags, LiveFlags
 from proxy.tunnel.encoder import Encoder
-from proxy.tunnel.tunnel import FilteredLeg, Leg, Tunnel
+from proxy.tunnel.filtered_leg import FilteredLeg
+from proxy.tunnel.leg import Leg
+from proxy.tunnel.tunnel import Tunnel
 from proxy.websocket.audio_filter import AudioFilter
 from proxy.websocket.frames import BINARY, CLOSE, TEXT
 from tests.conftest import Proxy

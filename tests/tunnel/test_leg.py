@@ -10,7 +10,9 @@ import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.tunnel.tunnel import ENCODING, Leg, State, Tunnel
+from proxy.tunnel.filtered_leg import ENCODING
+from proxy.tunnel.leg import Leg, State
+from proxy.tunnel.tunnel import Tunnel
 from tests.support import until
 
 STALL, CLOSE = 60.0, 10.0

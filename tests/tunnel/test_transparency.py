@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from proxy.config import Address
+from proxy.values import Address
 from proxy.websocket.frames import BINARY, CLOSE, PING, PONG, TEXT
 from tests.conftest import Proxy
 from tests.support import SPEECH

@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from proxy.client import connect as audio_connect
-from proxy.tunnel.tunnel import Leg
+from proxy.tunnel.leg import Leg
 from tests.conftest import Proxy
 from tests.support import pcm, until
 from tests.support.process import proxy_process

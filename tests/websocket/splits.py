@@ -8,7 +8,8 @@ from typing import Any
 
 from websockets.frames import Opcode
 
-from proxy.websocket.splitter import Boundary, Message, Splitter, Verdict
+from proxy.websocket.segments import Boundary, Message, Verdict
+from proxy.websocket.splitter import Splitter
 from tests.websocket.strategies import MARKER, MAX, Item, is_control
 
 HOLD, PASS, BREAK = Verdict

@@ -26,7 +26,7 @@ from proxy.audio.settings import AudioSettings
 from proxy.control.flags import Flags, LiveFlags
 from proxy.websocket.audio_filter import AudioFilter
 from proxy.websocket.jobs import Job, LosslessJob
-from proxy.websocket.splitter import Buffer
+from proxy.websocket.segments import Buffer
 from tests.support import pcm
 
 MAX = 70_000

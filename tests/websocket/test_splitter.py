@@ -12,7 +12,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from proxy.websocket.splitter import BOUNDARY, HEAD_SIZE, Message, Splitter, Verdict
+from proxy.websocket.segments import BOUNDARY, Message, Verdict
+from proxy.websocket.splitter import HEAD_SIZE, Splitter
 from tests.websocket.splits import BREAK, HOLD, PASS, Splits, Step, script_of
 from tests.websocket.strategies import (
     MARKER,

@@ -1,0 +1,259 @@
+"""One of a tunnel's two sockets: flow control, endings, time limits."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import struct
+import termios
+from collections.abc import Callable
+from enum import Enum
+
+from proxy.websocket.frames import CLOSE, build_header
+from proxy.websocket.segments import Buffer
+from proxy.websocket.walker import FrameWalker
+
+WRITE_BUFFER = 64 * 1024
+"""Bytes that may wait in a leg before its peer's reading is paused."""
+
+
+_GOING_AWAY = build_header(CLOSE, 2) + (1001).to_bytes(2, "big")  # RFC 6455, 7.4.1
+
+now = itertools.count(1).__next__
+"""A clock that ticks when something is heard: it tells what came later, without a system call."""
+
+
+class State(Enum):
+    """Of a leg. OPEN -> (CLOSING) -> ENDING -> LOST, or straight to LOST."""
+
+    OPEN = 0
+    CLOSING = 3
+    """Its WebSocket was closed by us: what else comes for it is dropped, what it says goes on."""
+    ENDING = 1
+    """Its peer has ended: it writes out what it holds, ends, and reads on until it is closed."""
+    LOST = 2
+
+
+PEER_FULL = 1
+"""Why a leg's reading is paused; each reason is a bit of its own."""
+
+
+class Leg(asyncio.Protocol):
+    """One of a tunnel's two sockets. What it receives is written to its peer as it is."""
+
+    __slots__ = (
+        "_accepted",
+        "_eof",
+        "_on_lost",
+        "_pauses",
+        "_progress",
+        "_written",
+        "heard",
+        "peer",
+        "state",
+        "transport",
+    )
+
+    peer: Leg
+
+    def __init__(self, transport: asyncio.Transport, on_lost: Callable[[], None]) -> None:
+        self.transport = transport
+        self.state = State.OPEN
+        self._on_lost = on_lost
+        self.heard = 0
+        """When it last received something; 0: never."""
+        self._pauses = 0
+        self._eof = False  # received
+        self._written = 0  # bytes given to the transport
+        self._accepted = 0  # of these, those that the system had taken at the last check
+        # Time of the last check that saw progress, or nothing to send.
+        self._progress = asyncio.get_running_loop().time()
+
+    def attach(self) -> None:
+        """Become the transport's protocol. Its reading is paused until `start`."""
+        self.transport.set_protocol(self)
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+
+    def start(self, early: bytes, *, ended: bool = False) -> None:
+        """Begin with what has been read already; `ended`: and nothing more will come."""
+        if early:
+            self.data_received(early)
+        if ended:
+            self.eof_received()
+        elif not self._pauses:
+            self.transport.resume_reading()
+
+    def replay(self, said: bytes) -> None:
+        """Stand for a connection that is closed already; `said` is all that came of it."""
+        self.state = State.LOST
+        self.data_received(said)
+        self.connection_lost(None)
+
+    # What asyncio calls.
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: they go to the peer, or nowhere where it is gone."""
+        self.heard = now()
+        peer = self.peer
+        if peer.state is State.OPEN:
+            peer.write(data)
+
+    def eof_received(self) -> bool:
+        """The other end has ended; it may still be written to, but for TLS."""
+        self._eof = True
+        keep_open = self.transport.can_write_eof()
+        if not keep_open:
+            self.state = State.ENDING
+        elif self.state is State.ENDING:
+            self._close()  # both directions are done
+        self.source_ended()
+        return keep_open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self.state = State.LOST
+        try:
+            if isinstance(exc, TimeoutError):
+                self.peer.abort()  # TCP_USER_TIMEOUT: the kernel's word for what `overdue` watches
+            self.peer.resume(PEER_FULL)
+            self.source_ended()
+        finally:
+            self._on_lost()
+
+    def pause_writing(self) -> None:
+        """Enough waits to be sent."""
+        self.peer.pause(PEER_FULL)
+
+    def resume_writing(self) -> None:
+        """It has been sent."""
+        self.peer.resume(PEER_FULL)
+        if self.state is State.ENDING and not self.transport.can_write_eof():
+            self._close()
+
+    # What the peer and the tunnel call.
+
+    def write(self, data: Buffer) -> None:
+        """Send bytes."""
+        self._written += len(data)
+        self.transport.write(data)
+
+    def writelines(self, buffers: list[Buffer]) -> None:
+        """Send bytes in one write."""
+        self._written += sum(map(len, buffers))
+        self.transport.writelines(buffers)
+
+    def pause(self, reason: int) -> None:
+        """Stop reading."""
+        if not self._pauses and self.state is not State.LOST:
+            self.transport.pause_reading()
+        self._pauses |= reason
+
+    def resume(self, reason: int) -> None:
+        """Read on, unless there is another reason not to."""
+        if self._pauses & reason:
+            self._pauses &= ~reason
+            if not self._pauses and not self._eof and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def source_ended(self) -> None:
+        """Nothing more will come of this socket for the peer."""
+        self.peer.finish()
+
+    def finish(self) -> None:
+        """The peer has ended: write out what is held, then end this side too."""
+        if self.state not in (State.OPEN, State.CLOSING):
+            return
+        self.state = State.ENDING
+        self._progress = asyncio.get_running_loop().time()
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if transport.can_write_eof():
+            try:
+                transport.write_eof()
+            except OSError:  # reset, which asyncio has not noticed yet
+                transport.abort()
+            if self._eof:
+                self._close()
+        else:
+            # TLS has no half-close in asyncio: close when everything is written.
+            transport.set_write_buffer_limits(high=1)  # so that `resume_writing` means empty
+            if not transport.get_write_buffer_size():
+                self._close()
+
+    def say_goodbye(self) -> None:
+        """Close this side's WebSocket: what was sent on it ends with a frame."""
+        self.write(_GOING_AWAY)
+        self.state = State.CLOSING
+
+    def abort(self) -> None:
+        """Close the socket at once."""
+        if self.state is not State.LOST:
+            self.transport.abort()
+
+    def overdue(self, now: float, stall_timeout: float, close_timeout: float) -> bool:
+        """Whether the other end has let a time limit pass. To be asked every now and then.
+
+        While bytes wait to be sent, some must be taken every `stall_timeout` seconds. Once this
+        leg is ending and everything is sent, it must be closed within `close_timeout`.
+        """
+        if self.state is State.LOST:
+            return False
+        waiting = self.transport.get_write_buffer_size()
+        if self.state is State.ENDING:
+            if self._pauses:  # it is kept from its end by us, and the peer has its own clock
+                self._progress = now
+                return False
+            waiting += self._in_kernel()
+        elif not waiting:
+            self._accepted, self._progress = self._written, now
+            return False
+        if self._written - waiting != self._accepted:
+            self._accepted, self._progress = self._written - waiting, now
+            return False
+        return now - self._progress >= (stall_timeout if waiting else close_timeout)
+
+    def _close(self) -> None:
+        """Close the socket once what waits is written."""
+        if not self.transport.is_closing():  # asyncio's TLS transport bears no second close()
+            self.transport.close()
+
+    def _in_kernel(self) -> int:
+        """Bytes that the kernel has not seen acknowledged: speech that is still on its way."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return 0
+        try:
+            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        except OSError:  # not this kind of socket
+            return 0
+        size: int = struct.unpack("i", answer)[0]
+        return size
+
+
+class BackendLeg(Leg):
+    """The backend's leg; what it receives passes as it is."""
+
+    __slots__ = ("_walker",)
+
+    def __init__(self, transport: asyncio.Transport, on_lost: Callable[[], None]) -> None:
+        super().__init__(transport, on_lost)
+        self._walker = FrameWalker()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: they go to the client."""
+        self._walker.feed(data)
+        super().data_received(data)
+
+    def close_client(self, *, at_once: bool) -> bool:
+        """Close the client's WebSocket, unless the backend has. False: not now, within a frame.
+
+        `at_once`: a message of which nothing has been sent is not waited for.
+        """
+        if self.peer.state is not State.OPEN or self._walker.closed:
+            return True
+        if not self._walker.is_between:
+            return False
+        self.peer.say_goodbye()
+        return True

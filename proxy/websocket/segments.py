@@ -1,0 +1,40 @@
+"""What a stream is cut into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(slots=True)
+class Message:
+    """One whole binary message, lifted out of the stream.
+
+    `payload` is its fragments joined. `frames` is what came, header and payload of each of its
+    frames, without the control frames that stood between them: those have passed already.
+    """
+
+    payload: Buffer
+    frames: Buffer
+
+
+class Verdict(Enum):
+    """What is to become of a binary message."""
+
+    HOLD = 0
+    PASS = 1
+    BREAK = 2
+    """Pass, with a `Boundary` before it."""
+
+
+class Boundary:
+    """Stands before what ends a stretch of audio that is being encoded: a binary message that
+    passes, a close frame, bytes that cannot be read."""
+
+
+BOUNDARY = Boundary()
+
+Segment = Buffer | Message | Boundary
+"""What a stream is cut into: bytes that pass are as they came."""

@@ -1,0 +1,212 @@
+"""All measurements, in rounds: A B C, A B C, so that what changes on the machine meets them all."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from tests.bench import measure
+from tests.bench.accounting import cores
+from tests.bench.load import Block, Load, LoadError, raise_file_limit
+from tests.bench.measure import Codec, Memory
+from tests.bench.peers import MODES, Mode, Peer, run_peer
+from tests.bench.results import DIRECT, R, Results, Rounds
+from tests.support import pcm, speech
+
+KINDS = ("bulk", "paced", "memory", "handshakes")
+CHUNK = 4096
+"""Bytes of a chunk at speech pace."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    sizes: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    """Bytes of a message, in bulk."""
+    connections: int = 10
+    """In bulk."""
+    paced: tuple[int, ...] = (20, 200)
+    """Connections that speak."""
+    modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
+    kinds: tuple[str, ...] = KINDS
+    rounds: int = 9
+    memory_rounds: int = 9
+    """Of memory: each starts every peer twice."""
+    seconds: float = 2.0
+    """Each measurement in bulk or at speech pace."""
+    idle: int = 1000
+    """Connections that are silent while memory is looked at."""
+    speaking: int = 200
+    """Connections that speak while memory is looked at."""
+    handshakes: int = 1000
+
+    def selected(self, kind: str) -> list[Mode]:
+        """The modes of a kind. Latency needs the direct way to compare with; memory has none."""
+        modes = [mode for mode in MODES if mode.name in self.modes]
+        if kind == "paced" and DIRECT not in self.modes:
+            return [MODES[0], *modes]
+        return [mode for mode in modes if kind != "memory" or mode.name != DIRECT]
+
+    @property
+    def steps(self) -> int:
+        """How often something is measured."""
+        modes = {kind: len(self.selected(kind)) for kind in KINDS}
+        steps = {
+            "bulk": self.rounds * len(self.sizes) * (modes["bulk"] + 1),
+            "paced": self.rounds * (len(self.paced) * modes["paced"] + 1),
+            "memory": self.memory_rounds * modes["memory"],
+            "handshakes": self.rounds * modes["handshakes"],
+        }
+        return sum(steps[kind] for kind in self.kinds)
+
+
+QUICK = Plan(
+    sizes=(4096,),
+    connections=4,
+    paced=(20,),
+    rounds=2,
+    memory_rounds=1,
+    seconds=0.15,
+    idle=100,
+    speaking=20,
+    handshakes=60,
+)
+"""For correctness, not for figures."""
+
+Step = Callable[[str], None]
+"""Told before each measurement what it is."""
+
+
+async def run(plan: Plan, step: Step) -> Results:
+    """Measure it all, the peers on the first core, the load, which is this process, on the last.
+
+    Raises LoadError where something is lost, RuntimeError where a peer does not start.
+    """
+    peers_core, load_core = cores()
+    os.sched_setaffinity(0, {load_core})
+    raise_file_limit()
+    async with Load() as load:
+        with _codec_process(peers_core) as codec:
+            return await _Run(plan, step, load, peers_core, codec).all()
+
+
+@contextmanager
+def _codec_process(core: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, os.sched_setaffinity, (0, {core})) as pool:
+        yield pool
+
+
+class _Run:
+    def __init__(
+        self, plan: Plan, step: Step, load: Load, core: int, codec: ProcessPoolExecutor
+    ) -> None:
+        self._plan = plan
+        self._step = step
+        self._load = load
+        self._core = core
+        self._codec = codec
+        self._audio = {"pcm": pcm(), "mp3": speech("speech-24000-48k.mp3")}
+        self._results = Results()
+
+    async def all(self) -> Results:
+        measured = {
+            "bulk": self._bulk,
+            "paced": self._paced,
+            "memory": self._memory,
+            "handshakes": self._handshakes,
+        }
+        for kind in KINDS:
+            if kind in self._plan.kinds:
+                await measured[kind](self._plan.selected(kind))
+        return self._results
+
+    @asynccontextmanager
+    async def _running(self, modes: list[Mode]) -> AsyncIterator[dict[str, Peer]]:
+        with ExitStack() as stack:
+            names = dict.fromkeys(mode.peer for mode in modes)
+            yield {
+                name: stack.enter_context(run_peer(name, self._load.port, self._core))
+                for name in names
+            }
+
+    def _blocks(self, size: int) -> dict[str, Block]:
+        return {name: Block.of(audio, size) for name, audio in self._audio.items()}
+
+    async def _measure(self, into: Rounds[R], what: str, mode: Mode, result: Awaitable[R]) -> None:
+        self._step(f"{what}: {mode.name}")
+        try:
+            into.setdefault(mode.name, []).append(await result)
+        except (LoadError, TimeoutError, OSError) as error:
+            raise LoadError(f"{what}: {mode.name}: {error or 'too late'}") from error
+
+    async def _bare_gzip(self, block: Block) -> Codec:
+        self._step("bare gzip")
+        loop = asyncio.get_running_loop()
+        seconds = self._plan.seconds / 2
+        return await loop.run_in_executor(self._codec, measure.bare_gzip, block, seconds)
+
+    async def _bulk(self, modes: list[Mode]) -> None:
+        plan, load = self._plan, self._load
+        async with self._running(modes) as peers:
+            for size in plan.sizes:
+                blocks = self._blocks(size)
+                rounds = self._results.bulk[size] = {}
+                codec = self._results.codec[size] = []
+                for _ in range(plan.rounds):
+                    for mode in modes:
+                        found = measure.bulk(
+                            load,
+                            peers[mode.peer],
+                            mode,
+                            blocks[mode.sends],
+                            plan.seconds,
+                            plan.connections,
+                        )
+                        await self._measure(rounds, f"bulk, {size:,} bytes", mode, found)
+                    codec.append(await self._bare_gzip(blocks["pcm"]))
+
+    async def _paced(self, modes: list[Mode]) -> None:
+        plan, blocks = self._plan, self._blocks(CHUNK)
+        results = self._results.paced
+        async with self._running(modes) as peers:
+            for _ in range(plan.rounds):
+                for count in plan.paced:
+                    rounds = results.setdefault(count, {})
+                    for mode in modes:
+                        peer, block = peers[mode.peer], blocks[mode.sends]
+                        found = measure.paced(self._load, peer, mode, block, plan.seconds, count)
+                        await self._measure(rounds, f"paced, {count} connections", mode, found)
+                self._results.paced_codec.append(await self._bare_gzip(blocks["pcm"]))
+
+    async def _memory(self, modes: list[Mode]) -> None:
+        blocks = self._blocks(CHUNK)
+        for _ in range(self._plan.memory_rounds):
+            for mode in modes:
+                found = self._memory_of(mode, blocks[mode.sends])
+                await self._measure(self._results.memory, "memory", mode, found)
+
+    async def _memory_of(self, mode: Mode, block: Block) -> Memory:
+        plan, load = self._plan, self._load
+        async with self._running([mode]) as peers:
+            idle = await measure.idle_memory(load, peers[mode.peer], mode, plan.idle)
+        async with self._running([mode]) as peers:
+            peer = peers[mode.peer]
+            speaking = await measure.speaking_memory(
+                load, peer, mode, block, plan.seconds, plan.speaking
+            )
+        return Memory(idle, speaking)
+
+    async def _handshakes(self, modes: list[Mode]) -> None:
+        async with self._running(modes) as peers:
+            for _ in range(self._plan.rounds):
+                for mode in modes:
+                    peer = peers[mode.peer]
+                    found = measure.handshakes(self._load, peer, mode, self._plan.handshakes)
+                    await self._measure(self._results.handshakes, "handshakes", mode, found)

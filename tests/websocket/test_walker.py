@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from proxy.websocket.walker import FrameWalker
+from tests.websocket.strategies import binary, cut, examples, read_sizes, streams, wire_of
+
+sizes = st.sampled_from((0, 1, 2, 125, 126, 127, 300, 65_535, 65_536))
+frames = st.builds(
+    Frame,
+    st.sampled_from((Opcode.TEXT, Opcode.BINARY, Opcode.CONT)),
+    sizes.map(bytes),
+    fin=st.booleans(),
+) | st.builds(Frame, st.sampled_from((Opcode.PING, Opcode.PONG)), st.binary(max_size=125))
+runs = st.lists(st.tuples(frames, st.integers(1, 60)), max_size=5).map(
+    lambda pairs: [frame for frame, count in pairs for _ in range(count)]
+)
+
+
+def ends_of(sent: list[bytes]) -> set[int]:
+    """Where frames end."""
+    ends, at = {0}, 0
+    for wire in sent:
+        at += len(wire)
+        ends.add(at)
+    return ends
+
+
+@examples(120)
+@given(runs, read_sizes, st.booleans(), st.sampled_from((0, 0x40)))
+def test_it_knows_where_frames_end(
+    sent: list[Frame], reads: list[int], masked: bool, reserved: int
+) -> None:
+    """Of any size, fragmented or compressed by an extension, in any reads."""
+    wires = [frame.serialize(mask=masked) for frame in sent]
+    wires = [bytes([wire[0] | reserved]) + wire[1:] for wire in wires]
+    ends = ends_of(wires)
+    walker, passed = FrameWalker(), 0
+    for read in cut(b"".join(wires), reads):
+        walker.feed(read)
+        passed += len(read)
+        assert walker.is_between == (passed in ends)
+        assert not walker.closed
+
+
+@examples(60)
+@given(streams, read_sizes)
+def test_behind_a_close_frame_nothing_may_be_put(sent: list, reads: list[int]) -> None:  # type: ignore[type-arg]
+    before = b"".join(item.wire for item in sent if item.opcode is not Opcode.CLOSE)
+    wire = before + wire_of([Frame(Opcode.CLOSE, b"\x03\xe8bye")]) + binary(b"never").wire
+    walker, passed = FrameWalker(), 0
+    for read in cut(wire, reads):
+        walker.feed(read)
+        passed += len(read)
+        assert walker.closed <= (passed > len(before))
+        if passed > len(before) + 1:
+            assert walker.closed
+            assert not walker.is_between
+
+
+def test_a_size_that_cannot_be_is_waited_for() -> None:
+    walker = FrameWalker()
+    walker.feed(b"\x82\x7f" + b"\xff" * 8 + b"abc")
+    assert not walker.is_between
+    walker.feed(b"d" * 1000)
+    assert not walker.is_between
