@@ -37,6 +37,8 @@ from proxy.values import Address
 
 log = structlog.get_logger(__name__)
 
+GRACE = 1.0
+"""Seconds that a client has to send its request once it has been accepted by a worker that ends."""
 PUBLISH_INTERVAL = 0.5
 """Seconds after which the other workers know what this one has counted, at most."""
 READY_TIMEOUT = 2.0
@@ -124,6 +126,7 @@ class App:
             opus_flush=settings.opus_flush_ms / 1000,
             handshake_timeout=settings.handshake_timeout,
             stall_timeout=settings.stall_timeout,
+            write_buffer=settings.write_buffer,
         )
         self._passthrough = Passthrough(
             self._backend, rules, settings.handshake_timeout, settings.stall_timeout
@@ -195,10 +198,18 @@ class App:
                 await site.stop()
         for server in self._servers:
             server.close()
+        end = asyncio.get_running_loop().time() + limit
+        closing = asyncio.create_task(self._close_front(limit))
+        await self.tunnels.drain(end, self._settings.drain_idle)
+        await closing
+        await self.tunnels.drain(end, self._settings.drain_idle)  # what came of handshakes
+
+    async def _close_front(self, limit: float) -> None:
+        """Let requests be answered, for `limit` seconds, that are under way or about to come."""
+        if self._front.connections:
+            await asyncio.sleep(min(GRACE, limit))
         self._front.pre_shutdown()
-        await asyncio.gather(
-            self.tunnels.drain(limit, self._settings.drain_idle), self._front.shutdown(limit)
-        )
+        await self._front.shutdown(limit)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request on the public port."""
@@ -209,7 +220,7 @@ class App:
             if request.version not in ((1, 0), (1, 1)):
                 raise ClientError("HTTP/1.1 and 1.0 are spoken here, no other version")
             if is_upgrade(request):
-                if self._stopping:
+                if self._all_stop():
                     raise TooManyConnectionsError("the proxy is stopping")
                 return await self._upgrades.handle(request)
             return await self._passthrough.handle(request)
@@ -300,9 +311,14 @@ class App:
     def _begin_to_stop(self) -> None:
         self._stopping = True
 
+    def _all_stop(self) -> bool:
+        """Whether not only this worker is to end, with others in its place."""
+        if self._place is None:
+            return self._stopping
+        return self._place.roster.is_draining
+
     async def _not_ready(self) -> str | None:
-        place = self._place
-        if self._stopping if place is None else place.roster.is_draining:
+        if self._all_stop():
             return "the proxy is stopping"
         try:
             async with time_limit(READY_TIMEOUT, "the backend did not accept in time"):

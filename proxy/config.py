@@ -198,7 +198,7 @@ class Settings(AdminSettings):
         description="Bytes that may wait for one side before the other is read no further.",
     )
     max_connections: int = Field(
-        10_000, ge=1, description="Client connections served at once; further ones get a 503."
+        8_000, ge=1, description="Client connections served at once; further ones get a 503."
     )
     max_audio_bytes: int = Field(
         4 * 1024 * 1024, ge=1024, description="Largest chunk that is put together and compressed."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -41,6 +42,8 @@ _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 10.0
 _MOST_FAILURES = 5
 """Starts in a row that fail, with nobody serving, before the parent gives up."""
+_OTHER_FILES = 64
+"""Besides two for each connection: listeners, pipes, a few requests at once."""
 _KILL_AFTER = 5.0
 """Seconds beyond `drain_timeout` and `close_timeout` that a worker has to end."""
 
@@ -110,6 +113,7 @@ class Supervisor:
                         stack.callback(sock.close)
             for name, remedy in MISSING.items():
                 log.warning(f"{name} is not offered: it is not installed", remedy=remedy)
+            _raise_file_limit(settings.max_connections)
             self._roster = Roster.open(settings.state_dir)
             stack.callback(self._roster.close)
             self._life = os.pipe()
@@ -352,6 +356,28 @@ class Supervisor:
             slot.next = self._start(slot)
             if not self._rolling:
                 log.info("the last worker is being replaced")
+
+
+def _raise_file_limit(max_connections: int) -> None:
+    """As many open files as `max_connections` need, two sockets each, where the system allows it;
+    else say how many there can be."""
+    needed = 2 * max_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError):  # macOS has a limit below the one that it tells
+        most = soft
+    if most < needed:
+        log.warning(
+            "max_connections cannot be reached: too few open files are allowed",
+            max_connections=max_connections,
+            open_files=most,
+            enough_for=max(0, most - _OTHER_FILES) // 2,
+            remedy=f"allow {needed}: ulimit -n, or LimitNOFILE= of systemd",
+        )
 
 
 def _check_files(settings: Settings) -> None:

@@ -14,10 +14,6 @@ from proxy.websocket.frames import CLOSE, build_header
 from proxy.websocket.segments import Buffer
 from proxy.websocket.walker import FrameWalker
 
-WRITE_BUFFER = 64 * 1024
-"""Bytes that may wait in a leg before its peer's reading is paused."""
-
-
 _GOING_AWAY = build_header(CLOSE, 2) + (1001).to_bytes(2, "big")  # RFC 6455, 7.4.1
 
 now = itertools.count(1).__next__
@@ -70,10 +66,13 @@ class Leg(asyncio.Protocol):
         # Time of the last check that saw progress, or nothing to send.
         self._progress = asyncio.get_running_loop().time()
 
-    def attach(self) -> None:
-        """Become the transport's protocol. Its reading is paused until `start`."""
+    def attach(self, write_buffer: int) -> None:
+        """Become the transport's protocol. Its reading is paused until `start`.
+
+        `write_buffer`: bytes that may wait here before the peer is read no further.
+        """
         self.transport.set_protocol(self)
-        self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self.transport.set_write_buffer_limits(high=write_buffer)
 
     def start(self, early: bytes, *, ended: bool = False) -> None:
         """Begin with what has been read already; `ended`: and nothing more will come."""

@@ -61,15 +61,14 @@ class Tunnels:
                     log.info("tunnel aborted: a side did not take or close in time")
                     tunnel.abort()
 
-    async def drain(self, limit: float, idle: float) -> None:
+    async def drain(self, end: float, idle: float) -> None:
         """Close all tunnels with 1001, each when its talk is over; returns when none is left.
 
         A talk is over when neither side has said anything for `idle` seconds and the backend had
-        the last word, and after `limit` seconds in any case. Who does not answer the 1001 within
-        `GOODBYE` seconds is aborted, and all are by `limit` + `GOODBYE`.
+        the last word, and at `end`, a time of the event loop's clock, in any case. Who does not
+        answer the 1001 within `GOODBYE` seconds is aborted, and all are by `end` + `GOODBYE`.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + limit
         since: dict[Tunnel, tuple[int, float]] = {}  # what it had heard, and when that was seen
         closing: dict[Tunnel, float] = {}  # when to abort it
         while self._open:

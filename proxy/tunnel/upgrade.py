@@ -40,6 +40,8 @@ class Upgrades:
     """Seconds."""
     handshake_timeout: float
     stall_timeout: float
+    write_buffer: int
+    """Bytes; see `Leg.attach`."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Relay one handshake. Raises ClientError or BackendError while nothing is answered yet."""
@@ -91,12 +93,12 @@ class Upgrades:
         else:
             backend = BackendLeg(to_backend, tunnel.leg_lost)
         tunnel.join(client, backend)
-        client.attach()
+        client.attach(self.write_buffer)
         client.write(head)
         if to_backend.is_closing():
             backend.replay(trailing)
         else:
-            backend.attach()
+            backend.attach(self.write_buffer)
             backend.start(trailing, ended=exchange.ended)
         client.start(early)
 

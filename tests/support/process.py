@@ -17,14 +17,23 @@ from proxy.values import Address, parse_address
 
 @dataclass(frozen=True)
 class Process:
-    """A running `audio-proxy run` with one worker."""
+    """A running `audio-proxy run`."""
 
     parent: int
-    pid: int
-    """The worker's."""
     listen: Address
     admin: Address
     log: list[str]
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of its workers."""
+        return children_of(self.parent)
+
+    @property
+    def pid(self) -> int:
+        """Of its only worker."""
+        (pid,) = self.workers
+        return pid
 
     def memory(self) -> int:
         """Resident memory in bytes."""
@@ -62,7 +71,8 @@ async def proxy_process(
     log: list[str] = []
 
     async def follow(reader: asyncio.StreamReader) -> None:
-        log.extend([line.decode() async for line in reader])
+        async for line in reader:
+            log.append(line.decode())  # noqa: PERF401  # as it comes
 
     try:
         while not log or "serving" not in log[-1]:
@@ -78,8 +88,9 @@ async def proxy_process(
         listen, admin = addresses["listen"], addresses["admin"]
         assert isinstance(listen, Address)
         assert isinstance(admin, Address)
-        yield Process(process.pid, *children_of(process.pid), listen, admin, log)
-        process.terminate()
+        yield Process(process.pid, listen, admin, log)
+        if process.returncode is None:
+            process.terminate()
         async with asyncio.timeout(20):
             assert await process.wait() == 0, log
         await follower

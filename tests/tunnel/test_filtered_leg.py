@@ -68,7 +68,7 @@ async def filtered(
         FilteredLeg(transports[0], made.leg_lost, audio_filter, encoder, flush_after),
     )
     for leg in (made.client, made.backend):
-        leg.attach()
+        leg.attach(64 * 1024)
         leg.start(b"")
     try:
         async with asyncio.timeout(20):

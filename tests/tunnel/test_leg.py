@@ -37,7 +37,7 @@ async def open_tunnel() -> AsyncIterator[tuple[Tunnel, socket.socket, socket.soc
     to_backend, backend = await tcp_pair()
     tunnel.join(Leg(to_client, tunnel.leg_lost), Leg(to_backend, tunnel.leg_lost))
     for leg in (tunnel.client, tunnel.backend):
-        leg.attach()
+        leg.attach(64 * 1024)
         leg.start(b"")
     with client, backend:
         try:

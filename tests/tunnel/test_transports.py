@@ -282,7 +282,7 @@ async def test_a_tls_leg_is_closed_once(certificates: Certificates) -> None:
         lost = asyncio.Event()
         leg = Leg(transport, lost.set)
         leg.peer = leg
-        leg.attach()
+        leg.attach(64 * 1024)
         leg.finish()  # nothing waits to be written: this closes
         leg.resume_writing()
         assert not leg.overdue(loop.time(), 60, 10)
