@@ -64,4 +64,7 @@ class Counters:
 
     def algorithm(self, name: str) -> AlgorithmCounters:
         """The counters of one algorithm."""
-        return self.by_algorithm.setdefault(name, AlgorithmCounters())
+        found = self.by_algorithm.get(name)
+        if found is None:
+            found = self.by_algorithm[name] = AlgorithmCounters()
+        return found

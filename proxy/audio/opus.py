@@ -166,9 +166,12 @@ class Speech:
     @property
     def holds(self) -> bool:
         """Whether anything is held that must be sent before what does not go through here."""
-        return self._segment is not None or (
-            self._decoder is not None and len(self._decoder.carry) > 0
-        )
+        return self._segment is not None or len(self.carry) > 0
+
+    @property
+    def carry(self) -> bytes:
+        """What was taken and is no whole frame yet."""
+        return self._decoder.carry if self._decoder is not None else b""
 
     def continues(self, chunk: Chunk) -> bool:
         """Whether a chunk may be more of what was taken so far."""
@@ -229,8 +232,7 @@ class Speech:
 
     def finish(self) -> Spoken:
         """End the segment, and give back what is no whole frame: nothing will follow it."""
-        rest = self._decoder.carry if self._decoder is not None else b""
-        spoken = self.pause()._replace(rest=rest)
+        spoken = self.pause()._replace(rest=self.carry)
         self.forget()
         return spoken
 

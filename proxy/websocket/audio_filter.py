@@ -310,7 +310,8 @@ class AudioFilter:
         """Send what was said. Returns what is to be done with the message that waited."""
         message, chunk = job.message, job.chunk
         if spoken is None:
-            self._speaker, spoken = None, Spoken(None, 0, b"", refused=job.feeds)
+            rest = self._speaker.carry if self._speaker is not None else b""
+            self._speaker, spoken = None, Spoken(None, 0, rest, refused=job.feeds)
             self._counters.errors += 1
             self.warnings.append("opus is off for this connection: an unforeseen error")
         self._add_spoken(buffers, spoken)

@@ -32,6 +32,11 @@ class Speaker:
         """Whether a segment is open."""
         return self._speech.is_open
 
+    @property
+    def carry(self) -> bytes:
+        """What was taken and is no whole frame yet."""
+        return self._speech.carry
+
     def is_allowed(self, policy: Policy) -> bool:
         """Whether a segment may start."""
         return policy.enabled and opus.NAME in policy.algorithms and not self.trial.is_off

@@ -13,11 +13,13 @@ from proxy.audio.codec import Encoded
 from proxy.audio.counters import Counters
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
+from proxy.websocket.jobs import SpeechJob
 from tests.support import speech
 from tests.websocket.strategies import PCM, Player, binary, fragmented, message, same
 from tests.websocket.test_lossless import check, chunks, play, wire
 
 CHUNK = binary(PCM[:4096])
+MP3 = speech("speech-44100-128k.mp3")
 PING = message(Opcode.PING, b"12345")
 
 
@@ -146,3 +148,23 @@ def test_speech_that_ends_in_something_else_passes_as_it_came(junk: bytes) -> No
             buffers += more
     assert job is None
     assert same(b"".join(buffers), chunk.wire + PING.wire)
+
+
+@pytest.mark.parametrize("ending", ["a chunk", "a pause", "something else"])
+def test_a_job_that_fails_beyond_what_a_codec_may_loses_no_byte(ending: str) -> None:
+    """The start of a frame that was carried is sent as it came, and so is all that follows."""
+    player = Player(accepted=("opus",))
+    buffers, job = player.filter.feed(binary(MP3[:4096]).wire)
+    assert isinstance(job, SpeechJob)
+    player.filter.complete(job, job.run())
+    rest = MP3[4096 - len(player.filter._speaker.carry) : 4096]  # type: ignore[union-attr]
+    assert 0 < len(rest) < 418
+    following = {"a chunk": MP3[4096:8192], "a pause": b"", "something else": b"no audio" * 200}
+    wire = binary(following[ending]).wire if ending != "a pause" else b""
+    buffers, job = player.filter.pause() if ending == "a pause" else player.filter.feed(wire)
+    assert buffers == []
+    assert job is not None
+    buffers, job = player.filter.complete(job, None)
+    assert job is None
+    assert b"".join(buffers) + b"".join(player.filter.feed_eof()) == binary(rest).wire + wire
+    assert player.filter.warnings == ["opus is off for this connection: an unforeseen error"]
