@@ -181,6 +181,16 @@ class Leg(asyncio.Protocol):
             if not transport.get_write_buffer_size():
                 self._close()
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is not read: more may have come than `heard` knows."""
+        return bool(self._pauses)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether something is still on its way to the other end."""
+        return self.transport.get_write_buffer_size() + self._in_kernel() > 0
+
     def say_goodbye(self) -> None:
         """Close this side's WebSocket: what was sent on it ends with a frame."""
         self.write(_GOING_AWAY)

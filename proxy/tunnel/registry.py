@@ -64,9 +64,10 @@ class Tunnels:
     async def drain(self, end: float, idle: float) -> None:
         """Close all tunnels with 1001, each when its talk is over; returns when none is left.
 
-        A talk is over when neither side has said anything for `idle` seconds and the backend had
-        the last word, and at `end`, a time of the event loop's clock, in any case. Who does not
-        answer the 1001 within `GOODBYE` seconds is aborted, and all are by `end` + `GOODBYE`.
+        A talk is over when neither side has said anything for `idle` seconds, the backend had the
+        last word and the client has got it; and at `end`, a time of the event loop's clock, in any
+        case. Who does not answer the 1001 within `GOODBYE` seconds is aborted, and all are by
+        `end` + `GOODBYE`.
         """
         loop = asyncio.get_running_loop()
         since: dict[Tunnel, tuple[int, float]] = {}  # what it had heard, and when that was seen
@@ -80,7 +81,7 @@ class Tunnels:
                     continue
                 heard, backend_spoke = tunnel.heard
                 seen = since.setdefault(tunnel, (heard, now))
-                if heard != seen[0]:
+                if heard != seen[0] or tunnel.is_delivering:
                     since[tunnel] = heard, now
                     seen = since[tunnel]
                 is_over = backend_spoke and now - seen[1] >= idle

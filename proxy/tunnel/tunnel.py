@@ -34,6 +34,11 @@ class Tunnel:
         return self.backend.overdue(now, stall_timeout, close_timeout) or client
 
     @property
+    def is_delivering(self) -> bool:
+        """Whether the client has not got yet all that the backend has said."""
+        return self.backend.is_paused or self.client.is_sending
+
+    @property
     def heard(self) -> tuple[int, bool]:
         """When either side last said something, and whether that was the backend."""
         client, backend = self.client.heard, self.backend.heard
