@@ -31,7 +31,7 @@ from proxy.http.passthrough import Passthrough
 from proxy.http.sockets import bound, listen
 from proxy.http.upstream import Backend, time_limit
 from proxy.tunnel.encoder import Encoder
-from proxy.tunnel.registry import Tunnels
+from proxy.tunnel.registry import DRAIN_INTERVAL, Tunnels
 from proxy.tunnel.upgrade import Upgrades
 from proxy.values import Address
 
@@ -200,9 +200,11 @@ class App:
             server.close()
         end = asyncio.get_running_loop().time() + limit
         closing = asyncio.create_task(self._close_front(limit))
-        await self.tunnels.drain(end, self._settings.drain_idle)
+        while not closing.done():  # a handshake that was under way may still open a tunnel
+            await self.tunnels.drain(end, self._settings.drain_idle)
+            await asyncio.wait((closing,), timeout=DRAIN_INTERVAL)
         await closing
-        await self.tunnels.drain(end, self._settings.drain_idle)  # what came of handshakes
+        await self.tunnels.drain(end, self._settings.drain_idle)
 
     async def _close_front(self, limit: float) -> None:
         """Let requests be answered, for `limit` seconds, that are under way or about to come."""

@@ -343,6 +343,7 @@ class Supervisor:
                 log.warning(f"{name} changes only when the proxy is started anew")
         keep = {name: getattr(self._settings, name) for name in ("listen", "admin", "state_dir")}
         self._settings = settings.model_copy(update=keep)
+        _raise_file_limit(settings.max_connections)
         log.info("replacing the workers one by one")
         is_rolling = bool(self._rolling)
         self._rolling = deque(self._slots)

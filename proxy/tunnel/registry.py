@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 GOODBYE = 1.0
 """Seconds that a client has to answer a close frame of ours."""
-_DRAIN_INTERVAL = 0.1
+DRAIN_INTERVAL = 0.1
 """Seconds between two looks at who may be closed."""
 
 
@@ -88,7 +88,7 @@ class Tunnels:
                 if (is_over or now >= end) and tunnel.close(at_once=now >= end):
                     closing[tunnel] = now + GOODBYE
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(_DRAIN_INTERVAL, idle / 4)):
+                async with asyncio.timeout(min(DRAIN_INTERVAL, idle / 4)):
                     await self._none_left.wait()
 
     async def finish(self) -> None:
