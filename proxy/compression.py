@@ -63,7 +63,7 @@ class AudioCompression:
             else:
                 pair_size = len(build_pair_head("gzip", size, Encoded(encoded))) + len(encoded)
                 if pays(len(build_header(BINARY, size)) + size, pair_size, self._flags):
-                    self._counters.algorithm("gzip").add(size, len(encoded))
+                    self._counters.algorithm("gzip").add(1, size, len(encoded))
                     return CompressionResult(encoded, True, size, len(encoded))
                 self._counters.no_gain += 1
         return CompressionResult(data, False, size, size)

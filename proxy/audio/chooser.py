@@ -24,6 +24,9 @@ _MOST_ABSENT = 128
 FIRST_REST = 8
 LONGEST_REST = 64
 """Chunks that it rests: twice as many each time."""
+LONGEST_RUN = MISSES + FIRST_REST
+"""Chunks that may be tried in one go: were the first of them to gain nothing, the others would be
+those that pass while the codec rests."""
 FAILURES = 3
 """So many times in a row failed, and it is off for the connection."""
 
@@ -88,6 +91,11 @@ class Trial:
         """Whether it has gained nothing lately."""
         return self._misses >= MISSES
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it gained nothing, or failed, when it was tried last."""
+        return bool(self._misses or self._failures)
+
     def gained(self) -> None:
         """It made a chunk smaller."""
         self._misses = self._failures = 0
@@ -104,6 +112,10 @@ class Trial:
         """It has nothing to gain as things are: let some chunks pass."""
         self.resting = self._rest
         self._rest = min(2 * self._rest, LONGEST_REST)
+
+    def passed(self, chunks: int) -> None:
+        """So many chunks have passed without it."""
+        self.resting = max(0, self.resting - chunks)
 
     def failed(self) -> None:
         """It raised."""
@@ -169,6 +181,23 @@ class Chooser:
                     due = True
         return due
 
+    def sole(self, policy: Policy) -> tuple[LosslessTrial, int] | None:
+        """The codec that alone is to be tried on the chunk that comes, and for how many chunks
+        from that one on; None: there are several. To be asked after `due`."""
+        found, most = None, LONGEST_RUN
+        for trial in self.trials:
+            if trial.is_off or trial.name not in policy.algorithms:
+                continue
+            if trial.resting:
+                most = min(most, trial.resting)
+            elif found is None:
+                found = trial
+            else:
+                return None
+        if found is None:
+            return None
+        return found, 1 if found.is_doubtful else most
+
     def idle(self, policy: Policy) -> int:
         """How many of the next chunks none of them is to be tried on, unless the audio changes."""
         idle = LONGEST_REST
@@ -180,7 +209,7 @@ class Chooser:
     def passed(self, chunks: int) -> None:
         """So many chunks have passed without `due` being asked."""
         for trial in self.trials:
-            trial.resting = max(0, trial.resting - chunks)
+            trial.passed(chunks)
 
     def choose(self, chunk: Chunk, policy: Policy) -> list[LosslessTrial]:
         """Those to try on a chunk."""

@@ -14,9 +14,9 @@ class AlgorithmCounters:
     original_bytes: int = 0
     compressed_bytes: int = 0
 
-    def add(self, original_size: int, compressed_size: int) -> None:
-        """Count one chunk."""
-        self.chunks += 1
+    def add(self, chunks: int, original_size: int, compressed_size: int) -> None:
+        """Count some chunks, of so many bytes in all."""
+        self.chunks += chunks
         self.original_bytes += original_size
         self.compressed_bytes += compressed_size
 
@@ -37,6 +37,11 @@ class Counters:
     """Sent to opted-in clients, frame headers included, had nothing been encoded."""
     wire_bytes: int = 0
     """Sent to opted-in clients, frame headers and metadata included."""
+
+    def sent(self, original: int, wire: int) -> None:
+        """Count bytes on the wire: without the proxy's work, and with it."""
+        self.wire_original_bytes += original
+        self.wire_bytes += wire
 
     def add(self, other: Counters) -> None:
         """Count what another has counted too."""

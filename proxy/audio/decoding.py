@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from proxy.audio import gzip
-from proxy.audio.flac import FLOAT_SIZE, FLOATS, to_floats
+from proxy.audio.flac import FLOAT_SIZE, to_floats
 from proxy.audio.flac_frames import crc8
+from proxy.audio.pcm import FLOATS
 from proxy.audio.pyav import av, has_codec
 from proxy.errors import CodecError
 

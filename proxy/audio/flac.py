@@ -14,7 +14,7 @@ from typing import Any
 
 from proxy.audio.codec import Encoded
 from proxy.audio.flac_frames import SMALLEST_BLOCK, renumbered, stream_info, verbatim
-from proxy.audio.pcm import Buffer
+from proxy.audio.pcm import FLOATS, Buffer
 from proxy.audio.pyav import av, has_codec
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
@@ -25,9 +25,8 @@ INSTALLED = has_codec("flac", "w")
 # 5 45.3 % in 46 us, 8 45.9 % in 86 us.
 _LEVELS = (3, 5, 7, 8)
 
-_BITS = {"s16le": 16, "s24le": 24, "f32le": 16}
+_BITS = {"s16le": 16, "s24le": 24, FLOATS: 16}
 
-FLOATS = "f32le"
 FLOAT_SIZE = 4
 _FLOATS_TRIED = 256
 _FLOAT_SCALE = 32_768

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 Buffer = bytes | bytearray | memoryview
 
+FLOATS = "f32le"
 SAMPLE_SIZES = {
     "u8": 1,
     "s16le": 2,
     "s24le": 3,
     "s32le": 4,
-    "f32le": 4,
+    FLOATS: 4,
     "mulaw": 1,
     "alaw": 1,
 }
@@ -155,7 +156,7 @@ def _read_floats(window: bytes) -> _Reading | None:
         others = len(tops.translate(None, _FLOAT_TOPS))
         if others <= floats.count(0.0) < len(floats):
             samples = [int(value * 0x8000) for value in floats]
-            return _Reading("f32le", phase, samples, _cost(samples))
+            return _Reading(FLOATS, phase, samples, _cost(samples))
     return None
 
 

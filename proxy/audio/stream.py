@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from proxy.audio.formats import Format, parse_wav, recognise, sniff, wrapped
 from proxy.audio.mpeg import find_frames, parse_adts_header, parse_mp3_header
-from proxy.audio.pcm import Buffer, PcmLayout, guess_layout
+from proxy.audio.pcm import FLOATS, Buffer, PcmLayout, guess_layout
 
 Kind = tuple[Format, PcmLayout | None]
 
@@ -73,6 +73,11 @@ class Stream:
         """Of the audio that comes."""
         return self._format
 
+    @property
+    def kind(self) -> Kind:
+        """Of the audio that comes; see `Chunk.kind`."""
+        return self._format, self._layout
+
     def doubt(self) -> None:
         """What was taken for granted did not hold (a codec gained nothing): look anew."""
         if self._format is Format.UNKNOWN:
@@ -98,6 +103,25 @@ class Stream:
         if self._layout is not None:
             return self._samples(data, 0)
         return Chunk(data, self._format, start=wrapped(data) or 0)
+
+    def alike(self, size: int, most: int) -> tuple[Chunk, int] | None:
+        """What the next chunks of `size` bytes are, but for their data, and how many of them, at
+        most `most`; None where one must be seen. Of those that come, it is to be told by `skip`.
+
+        They begin no other kind of audio. (Floats are to be seen: they may cease to be integers.)
+        """
+        layout = self._layout
+        if layout is None or size % layout.frame_size or layout.encoding == FLOATS:
+            return None
+        if self._format is Format.UNKNOWN:
+            return None  # it is in doubt
+        if self._left is not None:
+            most = min(most, (self._left - 1) // size)
+        if most < 1:
+            return None
+        start = -self._phase % layout.frame_size
+        stop = size - (size - start) % layout.frame_size
+        return Chunk(b"", self._format, layout, start, stop, size, guessed=self._guessed), most
 
     def _begin(self, data: Buffer, announced: Format) -> Chunk:
         """A chunk whose first bytes say what it is."""

@@ -8,9 +8,9 @@ import stat
 
 from proxy.values import Address
 
-SEND_BUFFER = 128 * 1024
-RECEIVE_BUFFER = 128 * 1024
-NOT_SENT = 64 * 1024
+SEND_BUFFER = 256 * 1024
+RECEIVE_BUFFER = 256 * 1024
+NOT_SENT = 128 * 1024
 
 
 def tune(sock: socket.socket, stall_timeout: float) -> None:

@@ -52,11 +52,11 @@ class FilteredLeg(BackendLeg):
         self._job: Job | None = None  # with the encoder
         self._over = False  # the backend's stream has ended
 
-    def data_received(self, data: bytes) -> None:
+    def receive(self, data: Buffer) -> None:
         """Bytes came: what the filter makes of them goes to the client."""
         self.heard = now()
         if self.peer.state is State.OPEN:
-            self._deliver(*self._filter.feed(data))
+            self._deliver(*self._filter.feed(bytes(data)))
             if self._timer is not None and self._filter.is_holding:
                 self._heard = self._loop.time()
 

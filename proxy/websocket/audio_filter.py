@@ -6,27 +6,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from proxy.audio import opus
-from proxy.audio.algorithms import LOSSLESS
-from proxy.audio.chooser import (
-    NOTHING_GAINED,
-    Chooser,
-    LosslessTrial,
-    Policy,
-    Trial,
-    pays,
-    worth_trying,
-)
-from proxy.audio.codec import Encoded
+from proxy.audio.chooser import Policy
 from proxy.audio.counters import Counters
-from proxy.audio.formats import FIRST_BYTES, OTHER_MARKS, Format, sniff
+from proxy.audio.formats import Format, sniff
 from proxy.audio.opus import Spoken
 from proxy.audio.settings import AudioSettings
 from proxy.audio.stream import Chunk, Kind, Stream
 from proxy.errors import CodecError
 from proxy.websocket.frames import BINARY, build_header
-from proxy.websocket.jobs import Attempts, Job, LosslessJob, SpeechJob
+from proxy.websocket.jobs import Attempts, Job, LosslessJob, RunJob, SpeechJob
+from proxy.websocket.lossless import MORE_OF, Lossless
 from proxy.websocket.metadata import build_pair_head
-from proxy.websocket.segments import Boundary, Buffer, Message, Verdict
+from proxy.websocket.segments import Boundary, Buffer, Message, Run, Verdict
 from proxy.websocket.speaker import Speaker
 from proxy.websocket.splitter import Splitter
 
@@ -56,11 +47,11 @@ class AudioFilter:
 
     __slots__ = (
         "_allowed",
-        "_chooser",
         "_counters",
         "_flags",
         "_job",
         "_kind",
+        "_lossless",
         "_policy",
         "_speaker",
         "_splitter",
@@ -79,16 +70,16 @@ class AudioFilter:
         self._flags = flags
         self._policy = flags.current
         self._counters = counters
+        self.warnings: list[str] = []
+        """What an operator should know of; for the reader to take."""
         self._stream = Stream(settings.pcm_layout)
+        self._lossless = Lossless(accepted, self._stream, counters, self.warnings)
         self._splitter = Splitter(self._wants, settings.max_audio_bytes, self._stream.skip)
         self._allowed = 0  # messages that the splitter was last told to let pass unasked
-        self._chooser = Chooser([LOSSLESS[name] for name in accepted if name in LOSSLESS])
         speaks = opus.INSTALLED and opus.NAME in accepted
         self._speaker = Speaker(accepted, settings) if speaks else None
         self._kind: Kind | None = None
         self._job: Job | None = None
-        self.warnings: list[str] = []
-        """What an operator should know of; for the reader to take."""
 
     @property
     def is_speaking(self) -> bool:
@@ -115,8 +106,7 @@ class AudioFilter:
         if self._allowed and self._flags.current is not self._policy:
             self._ask_again()
         if self._splitter.feed(data):
-            self._counters.wire_original_bytes += len(data)
-            self._counters.wire_bytes += len(data)
+            self._counters.sent(len(data), len(data))
             return [data], None
         return self._advance([]) if self._job is None else ([], None)
 
@@ -149,9 +139,10 @@ class AudioFilter:
         assert job is self._job
         self._job = None
         buffers: list[Buffer] = []
-        if isinstance(job, LosslessJob):
-            attempts = result if isinstance(result, list) else []
-            self._complete_lossless(buffers, job, attempts)
+        if isinstance(job, RunJob):
+            buffers = self._lossless.complete_run(job, result if isinstance(result, list) else [])
+        elif isinstance(job, LosslessJob):
+            buffers = self._lossless.complete(job, result if isinstance(result, list) else [])
         elif isinstance(job, SpeechJob):
             self._job = self._complete_speech(
                 buffers, job, result if isinstance(result, Spoken) else None
@@ -163,7 +154,9 @@ class AudioFilter:
     def _advance(self, buffers: list[Buffer]) -> tuple[list[Buffer], Job | None]:
         """Pass what passes, up to the next chunk to work on."""
         while (segment := self._splitter.next_segment()) is not None:
-            if isinstance(segment, Boundary):
+            if isinstance(segment, Run):
+                self._job = self._lossless.run_job(segment, self._policy)
+            elif isinstance(segment, Boundary):
                 self._job = self._end_of_speech()
                 if self._splitter.fault is not None:
                     self.warnings.append(f"filtering stopped: {self._splitter.fault}")
@@ -182,7 +175,7 @@ class AudioFilter:
         chunk = self._stream.recognise(message.payload)
         if chunk.kind != self._kind and chunk.format is not Format.UNKNOWN:
             self._kind = chunk.kind
-            self._chooser.reset()
+            self._lossless.chooser.reset()
             if self._speaker is not None:
                 self._speaker.trial.reset()
         return chunk
@@ -190,8 +183,7 @@ class AudioFilter:
     def _pass(self, buffers: list[Buffer], data: Buffer) -> None:
         if data:
             buffers.append(data)
-            self._counters.wire_original_bytes += len(data)
-            self._counters.wire_bytes += len(data)
+            self._counters.sent(len(data), len(data))
 
     # What is to be done.
 
@@ -200,7 +192,7 @@ class AudioFilter:
         policy, before = self._flags.current, self._policy
         self._policy = policy
         if policy is not before and policy.algorithms != before.algorithms:
-            self._chooser.reset()  # who lost to another may be alone now
+            self._lossless.chooser.reset()  # who lost to another may be alone now
         if self._allowed:
             self._ask_again()
         speaker = self._speaker
@@ -210,20 +202,28 @@ class AudioFilter:
         # What rests is tried again, and other messages are looked at too, where another kind of
         # audio may begin: a WAV's header may come alone, or while compression is off.
         sample = head if self._stream.format.is_compressed else b""
-        if (large and self._chooser.due(policy, sample)) or self._may_begin(size, head):
+        if large and self._lossless.chooser.due(policy, sample):
+            # Of the first of its kind more is to be known than `settle` asks for.
+            if speaker is None and size is not None and self._kind == self._stream.kind:
+                run = self._lossless.settle(size, policy)
+                if run is not None:
+                    self._splitter.join(*run)
+            return Verdict.HOLD
+        if self._may_begin(size, head):
             return Verdict.HOLD
         self._stream.skip(size)
         may_speak = speaker is not None and speaker.is_allowed(policy)
         if not may_speak and not self._stream.has_end:
-            self._allowed = self._chooser.idle(policy) if policy.enabled else _UNTIL_CHANGED
-            known = self._stream.format
-            self._splitter.allow(self._allowed, FIRST_BYTES[known], OTHER_MARKS[known])
+            self._allowed = (
+                self._lossless.chooser.idle(policy) if policy.enabled else _UNTIL_CHANGED
+            )
+            self._splitter.allow(self._allowed, MORE_OF[self._stream.format])
         return Verdict.PASS
 
     def _ask_again(self) -> None:
         """No message passes unasked any more; account for those that have."""
         left, size = self._splitter.allow(0)
-        self._chooser.passed(self._allowed - left)
+        self._lossless.chooser.passed(self._allowed - left)
         self._stream.skip(size)
         self._allowed = 0
 
@@ -239,11 +239,11 @@ class AudioFilter:
     def _job_for(self, message: Message, chunk: Chunk) -> Job | None:
         """What to do with a message; None: let it pass."""
         if self._speaker is not None:
-            trials = self._chooser.trials
+            trials = self._lossless.chooser.trials
             job = self._speaker.job_for(message, chunk, self._policy, trials)
             if job is not None:
                 return job
-        return self._lossless_job(message, chunk)
+        return self._lossless.job_for(message, chunk, self._policy)
 
     def _end_of_speech(self) -> SpeechJob | None:
         """Something passes that speech does not go on behind."""
@@ -251,58 +251,7 @@ class AudioFilter:
             return None
         return self._speaker.end(self._policy, has_place=self._splitter.is_between)
 
-    def _lossless_job(self, message: Message, chunk: Chunk) -> Job | None:
-        policy = self._policy
-        if worth_trying(len(chunk.data), policy):
-            trials = self._chooser.choose(chunk, policy)
-            if trials:
-                return LosslessJob(message, chunk, policy, trials)
-            if self._chooser.trials and not any(trial.is_poor for trial in self._chooser.trials):
-                self._stream.doubt()  # nobody takes it, and nobody's tries would show a change
-        return None
-
     # What came of it.
-
-    def _complete_lossless(
-        self, buffers: list[Buffer], job: LosslessJob, attempts: Attempts
-    ) -> None:
-        """Send what is smallest, where it pays."""
-        message, size = job.message, len(job.chunk.data)
-        if not attempts:
-            attempts = [CodecError("an unforeseen error")] * len(job.trials)
-        best: tuple[int, LosslessTrial, Encoded, bytes] | None = None
-        tried: list[tuple[LosslessTrial, Encoded]] = []
-        for trial, attempt in zip(job.trials, attempts, strict=True):
-            if isinstance(attempt, CodecError):
-                self._failed(trial, attempt)
-                continue
-            tried.append((trial, attempt))
-            head = build_pair_head(trial.name, size, attempt)
-            wire_size = len(head) + len(attempt.data)
-            if best is None or wire_size < best[0]:
-                best = wire_size, trial, attempt, head
-        if best is not None and pays(len(message.frames), best[0], job.policy):
-            wire_size, winner, encoded, head = best
-            for trial, _ in tried:
-                if trial is winner:
-                    trial.gained()
-                else:
-                    trial.rest()
-            if job.chunk.format.is_compressed:
-                self._stream.doubt()  # it seems to be something else by now
-            self._counters.algorithm(winner.name).add(size, len(encoded.data))
-            self._counters.wire_original_bytes += len(message.frames)
-            self._counters.wire_bytes += wire_size
-            buffers += (head, encoded.data)
-            return
-        for trial, attempt in tried:
-            # Samples that gained a little too little are loud: the next may be soft.
-            if job.chunk.layout is None or len(attempt.data) > NOTHING_GAINED * size:
-                trial.missed()
-            if trial.resting and not job.chunk.format.is_compressed:
-                self._stream.doubt()
-        self._counters.no_gain += bool(tried)
-        self._pass(buffers, message.frames)
 
     def _complete_speech(
         self, buffers: list[Buffer], job: SpeechJob, spoken: Spoken | None
@@ -324,7 +273,11 @@ class AudioFilter:
             return None
         # A chunk that does not continue what was said may be the start of something else.
         again = not job.feeds or not (job.begins or spoken.error)
-        next_job = self._job_for(message, chunk) if again else self._lossless_job(message, chunk)
+        next_job = (
+            self._job_for(message, chunk)
+            if again
+            else self._lossless.job_for(message, chunk, self._policy)
+        )
         if next_job is None:
             self._pass(buffers, message.frames)
         return next_job
@@ -335,7 +288,7 @@ class AudioFilter:
             head = build_pair_head(opus.NAME, spoken.original_size, spoken.pair)
             buffers += (head, spoken.pair.data)
             wire += len(head) + len(spoken.pair.data)
-            self._counters.algorithm(opus.NAME).add(spoken.original_size, len(spoken.pair.data))
+            self._counters.algorithm(opus.NAME).add(1, spoken.original_size, len(spoken.pair.data))
         if spoken.rest:
             frame = build_header(BINARY, len(spoken.rest)) + spoken.rest
             buffers.append(frame)
@@ -345,11 +298,4 @@ class AudioFilter:
             failed = spoken.error is not None
             self._counters.no_gain += speaker.sent(wire, self._policy, failed=failed)
             if spoken.error is not None:
-                self._failed(speaker.trial, CodecError(spoken.error))
-
-    def _failed(self, trial: Trial, error: CodecError) -> None:
-        self._counters.errors += 1
-        trial.failed()
-        if trial.is_off:
-            self._chooser.reset()
-            self.warnings.append(f"{trial.name} is off for this connection: {error}")
+                self._lossless.failed(speaker.trial, CodecError(spoken.error))

@@ -11,7 +11,7 @@ from proxy.audio.codec import Encoded
 from proxy.audio.opus import Spoken
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
-from proxy.websocket.segments import Message
+from proxy.websocket.segments import Message, Run
 
 Attempts = list[Encoded | CodecError]
 """What became of a chunk, one for each codec that was tried on it."""
@@ -54,6 +54,33 @@ class LosslessJob:
         for trial in self.trials:
             try:
                 attempts.append(trial.codec.encode_chunk(self.chunk, self.policy.level))
+            except CodecError as error:
+                attempts.append(error)
+        return attempts
+
+
+@dataclass(slots=True)
+class RunJob:
+    """Chunks in a row that are alike, to encode by the codec that does best with them."""
+
+    segment: Run
+    chunk: Chunk
+    """What all of them are, but for their data."""
+    policy: Policy
+    trial: LosslessTrial
+
+    @property
+    def small(self) -> bool:
+        """Whether it is small for the codec."""
+        return self.segment.count * self.segment.size <= self.trial.codec.inline_size
+
+    def run(self) -> Attempts:
+        """Encode the chunks, one by one."""
+        chunk, encode, level = self.chunk, self.trial.codec.encode_chunk, self.policy.level
+        attempts: Attempts = []
+        for chunk.data in self.segment.payloads():
+            try:
+                attempts.append(encode(chunk, level))
             except CodecError as error:
                 attempts.append(error)
         return attempts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from proxy.audio.codec import Encoded
@@ -48,9 +49,20 @@ def build(
 
 def build_pair_head(algorithm: str, original_size: int, encoded: Encoded) -> bytes:
     """All of a pair but its encoded bytes: the metadata frame and the binary frame's header."""
+    if encoded.extra is None:
+        return _plain_head(algorithm, original_size, len(encoded.data))
     size = len(encoded.data)
-    text = build(algorithm, original_size, size, encoded.extra)
+    return _head(build(algorithm, original_size, size, encoded.extra), size)
+
+
+def _head(text: bytes, size: int) -> bytes:
     return build_header(TEXT, len(text)) + text + build_header(BINARY, size)
+
+
+@lru_cache(maxsize=2048)
+def _plain_head(algorithm: str, original_size: int, size: int) -> bytes:
+    """Chunks of one size make few different ones: looked up in 0.1 us, built in 1.5."""
+    return _head(build(algorithm, original_size, size), size)
 
 
 def parse(text: str) -> Metadata | None:

@@ -20,6 +20,32 @@ class Message:
     frames: Buffer
 
 
+@dataclass(slots=True)
+class Run:
+    """Whole binary messages in a row, a frame each, with equal headers, hence of one size."""
+
+    frames: memoryview
+    """As they came."""
+    header_size: int
+    """Bytes."""
+    count: int
+
+    @property
+    def step(self) -> int:
+        """Bytes of each frame."""
+        return len(self.frames) // self.count
+
+    @property
+    def size(self) -> int:
+        """Payload bytes of each."""
+        return self.step - self.header_size
+
+    def payloads(self) -> list[memoryview]:
+        """Of each of them."""
+        frames, header_size, step = self.frames, self.header_size, self.step
+        return [frames[at + header_size : at + step] for at in range(0, len(frames), step)]
+
+
 class Verdict(Enum):
     """What is to become of a binary message."""
 
@@ -36,5 +62,5 @@ class Boundary:
 
 BOUNDARY = Boundary()
 
-Segment = Buffer | Message | Boundary
+Segment = Buffer | Message | Run | Boundary
 """What a stream is cut into: bytes that pass are as they came."""

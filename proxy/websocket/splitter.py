@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Literal
 
 from proxy.errors import FrameError
-from proxy.websocket.frames import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    FIN,
-    TEXT,
-    parse_header,
-    run_length,
-)
+from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, TEXT, parse_header
 from proxy.websocket.metadata import MARKER
-from proxy.websocket.segments import BOUNDARY, Boundary, Buffer, Message, Segment, Verdict
+from proxy.websocket.openings import ANY, MARK_SIZE, Openings
+from proxy.websocket.segments import BOUNDARY, Boundary, Buffer, Message, Run, Segment, Verdict
 
 _CONTROL = 0x08
 _AT_HEADER = -1
@@ -30,12 +22,8 @@ class _Step(Enum):
     """A frame's header has been read."""
 
 
-_ANYTHING = re.compile(b"")
-
 HEAD_SIZE = 512
 """Bytes of a message's payload that its verdict may be based on."""
-MARK_SIZE = 5
-"""Bytes of it that tell whether it may pass unasked."""
 
 
 class Splitter:
@@ -46,7 +34,8 @@ class Splitter:
     bytes as are there. What is not wanted passes as it comes, and so does everything else. What is
     larger than `max_size` passes behind a boundary; `skips(size)` is told of it. Not asked about is
     a binary message that follows a text message which names `audio_chunk_compressed`: it is the
-    second half of the backend's own pair. Nor is asked about what `allow` lets pass.
+    second half of the backend's own pair. Nor is asked about what `allow` lets pass, and what is
+    lifted with another by `join`.
 
     A message is held up to `max_size` payload bytes (a fragmented one: its frame headers
     included); a larger one passes as it came. From a close frame on, and from a frame that no
@@ -61,13 +50,13 @@ class Splitter:
         "_bounded",
         "_data",
         "_first",
-        "_firsts",
         "_held",
         "_left",
         "_marked",
-        "_marks",
         "_max_size",
         "_message",
+        "_most",
+        "_openings",
         "_passing",
         "_payload",
         "_skipped",
@@ -102,9 +91,9 @@ class Splitter:
         self._passing = False  # nothing is read any more
         self._bounded = False  # the boundary before that has been given
         self._verdict: Verdict | None = None  # on the message at the next header, where asked for
+        self._most = 0  # messages that may be lifted together, this one the first
         self._allowed = 0  # messages that pass unasked
-        self._firsts = b""
-        self._marks = _ANYTHING
+        self._openings = ANY  # of those that pass unasked or are lifted together
         self._skipped = 0  # payload bytes of those that have
 
     @property
@@ -129,18 +118,20 @@ class Splitter:
         """Whether a message has begun and is held."""
         return self._held is not None
 
-    def allow(
-        self, count: int, firsts: bytes = b"", marks: re.Pattern[bytes] = _ANYTHING
-    ) -> tuple[int, int]:
-        """Let the next `count` whole messages pass unasked, up to one that begins with another byte
-        than those in `firsts` and with one of `marks`, of `MARK_SIZE` bytes at most.
+    def allow(self, count: int, openings: Openings = ANY) -> tuple[int, int]:
+        """Let the next `count` whole messages pass unasked, up to one that begins otherwise.
 
         Returns what came of the last permission: how many messages it still covered, and the
         payload bytes of those that have passed by it.
         """
         before = self._allowed, self._skipped
-        self._allowed, self._firsts, self._marks, self._skipped = count, firsts, marks, 0
+        self._allowed, self._openings, self._skipped = count, openings, 0
         return before
+
+    def join(self, most: int, openings: Openings) -> None:
+        """If the message that is being asked about is held, lift it as a `Run`, together with those
+        behind it that are alike, at most `most` in all; unless it begins otherwise."""
+        self._most, self._openings = most, openings
 
     def feed(self, data: bytes) -> bool:
         """Take the next bytes of the stream. Returns whether all of them pass, unasked: then no
@@ -220,9 +211,7 @@ class Splitter:
                 return self._bound()
             holds, self._verdict = self._verdict is Verdict.HOLD, None
             if holds and is_whole and first & FIN:
-                self._start = self._at = body + size
-                view = memoryview(self._data)
-                return Message(view[body : self._at], view[at : self._at])
+                return self._lift_whole(body, size)
             if holds:
                 self._held = bytearray(self._data[at:body])
                 self._payload = None if first & FIN else bytearray()
@@ -282,14 +271,11 @@ class Splitter:
             elif size > 126:
                 break
             step = body + size - at
-            run = min(allowed, (end - body - 1) // step + 1)
-            run = run_length(data, at, body - at, step, run)
-            found = data[body : body + run * step : step]
-            run -= len(found.lstrip(self._firsts))
+            run = self._openings.count(
+                data, at, body, step, min(allowed, (end - body - 1) // step + 1)
+            )
             if not run:
-                if body + MARK_SIZE > end or self._marks.match(data, body):
-                    break
-                run = 1
+                break
             allowed -= run
             skipped += run * size
             at += run * step
@@ -322,6 +308,7 @@ class Splitter:
     def _ask(self, header: tuple[int, int, int]) -> Verdict:
         """What is to become of the binary message whose first header stands at `_at`."""
         first, header_size, size = header
+        self._most = 0
         own_pair, self._marked = self._marked, False
         if own_pair:
             return Verdict.PASS
@@ -358,15 +345,30 @@ class Splitter:
         frames, self._held, self._payload = self._held, None, None
         return frames
 
-    def _lift(self) -> Message:
+    def _lift_whole(self, body: int, size: int) -> Message | Run:
+        """The message at `_at` is all there, in one frame; perhaps with others behind it."""
+        at, step, run = self._at, body + size - self._at, 0
+        if self._most:
+            most = min(self._most, (len(self._data) - at) // step)
+            run = self._openings.count(self._data, at, body, step, most)
+        end = self._start = self._at = at + step * max(1, run)
+        view = memoryview(self._data)
+        if run:
+            return Run(view[at:end], body - at, run)
+        return Message(view[body:end], view[at:end])
+
+    def _lift(self) -> Message | Run:
         """The message being held is complete."""
         payload: Buffer | None = self._payload
         frames = self._let_go()
-        if payload is None:
-            header = parse_header(frames, 0)
-            assert header is not None
-            payload = memoryview(frames)[header[1] :]
-        return Message(payload, frames)
+        if payload is not None:
+            return Message(payload, frames)
+        header = parse_header(frames, 0)
+        assert header is not None
+        body, view = header[1], memoryview(frames)
+        if self._most and self._openings.fit(frames[body : body + MARK_SIZE]):
+            return Run(view, body, 1)
+        return Message(view[body:], frames)
 
     def _scan(self, start: int, stop: int) -> None:
         """Look for the marker in a piece of a text message, also across two pieces."""

@@ -16,7 +16,7 @@ def record(chunks: int, wire: int) -> dict[str, Any]:
         wire_bytes=wire, no_gain=1, errors=2, refused=3, wire_original_bytes=2 * wire
     )
     for _ in range(chunks):
-        counters.algorithm("gzip").add(100, 80)
+        counters.algorithm("gzip").add(1, 100, 80)
     return {"counters": counters.as_record(), "tunnels": 5}
 
 

@@ -17,9 +17,9 @@ KEYS = (
 
 def counted() -> Counters:
     counters = Counters(no_gain=3, errors=2, wire_original_bytes=10_000, wire_bytes=6_000)
-    counters.algorithm("gzip").add(4000, 3000)
-    counters.algorithm("gzip").add(2000, 1800)
-    counters.algorithm("flac").add(4000, 1200)
+    counters.algorithm("gzip").add(1, 4000, 3000)
+    counters.algorithm("gzip").add(1, 2000, 1800)
+    counters.algorithm("flac").add(1, 4000, 1200)
     return counters
 
 
@@ -70,6 +70,6 @@ def test_the_report_has_the_summary_at_the_top_the_algorithms_and_the_wire() -> 
 def test_a_report_is_a_picture_of_one_moment() -> None:
     counters = counted()
     before = report(counters, 512)
-    counters.algorithm("gzip").add(1000, 900)
+    counters.algorithm("gzip").add(1, 1000, 900)
     counters.wire_bytes += 900
     assert before == report(counted(), 512)

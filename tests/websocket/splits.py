@@ -8,7 +8,7 @@ from typing import Any
 
 from websockets.frames import Opcode
 
-from proxy.websocket.segments import Boundary, Message, Verdict
+from proxy.websocket.segments import Boundary, Message, Run, Verdict
 from proxy.websocket.splitter import Splitter
 from tests.websocket.strategies import MARKER, MAX, Item, is_control
 
@@ -16,6 +16,12 @@ HOLD, PASS, BREAK = Verdict
 
 Step = tuple[Any, ...]
 """("passes", bytes), ("message", payload, frames) or ("boundary",)."""
+
+
+def messages_of(run: Run) -> list[Message]:
+    """What the run would have been, had its messages been lifted one by one."""
+    frames = [run.frames[at : at + run.step] for at in range(0, len(run.frames), run.step)]
+    return [Message(*pair) for pair in zip(run.payloads(), frames, strict=True)]
 
 
 class Splits:
@@ -29,6 +35,8 @@ class Splits:
         self.held = 0
         """How often the answer was to hold."""
         self.segments: list[bytes | Message | Boundary] = []
+        self.runs: list[Run] = []
+        """Those of the messages that were lifted together, or might have been."""
         self._verdicts = cycle(verdicts)
         self.splitter = Splitter(self.wants, max_size, **more)
 
@@ -44,8 +52,13 @@ class Splits:
         if self.splitter.feed(data):
             self.segments.append(data)
         while (segment := self.splitter.next_segment()) is not None:
-            as_it_is = isinstance(segment, Message | Boundary)
-            self.segments.append(segment if as_it_is else bytes(segment))
+            if isinstance(segment, Run):
+                self.runs.append(segment)
+                self.segments += messages_of(segment)
+            elif isinstance(segment, Message | Boundary):
+                self.segments.append(segment)
+            else:
+                self.segments.append(bytes(segment))
         assert self.splitter.next_segment() is None
         return self
 

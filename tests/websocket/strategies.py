@@ -25,7 +25,7 @@ from proxy.audio.gzip import GZIP
 from proxy.audio.settings import AudioSettings
 from proxy.control.flags import Flags, LiveFlags
 from proxy.websocket.audio_filter import AudioFilter
-from proxy.websocket.jobs import Job, LosslessJob
+from proxy.websocket.jobs import Job, LosslessJob, RunJob
 from proxy.websocket.segments import Buffer
 from tests.support import pcm
 
@@ -242,6 +242,8 @@ class Player:
         assert self._job is not None
         if isinstance(self._job, LosslessJob):
             self.tried.append(tuple(trial.name for trial in self._job.trials))
+        elif isinstance(self._job, RunJob):
+            self.tried += [(self._job.trial.name,)] * self._job.segment.count
         self._take(*self.filter.complete(self._job, self._job.run()), lag)
 
     def _take(self, buffers: list[Buffer], job: Job | None, lag: int) -> None:

@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from proxy.websocket.openings import Openings
 from proxy.websocket.segments import BOUNDARY, Message, Verdict
 from proxy.websocket.splitter import HEAD_SIZE, Splitter
 from tests.websocket.splits import BREAK, HOLD, PASS, Splits, Step, script_of
@@ -124,7 +125,7 @@ def test_what_is_allowed_passes_as_if_it_had_been_asked_about(
         answer = verdict_of(item)
         if answer is PASS:
             left = count
-            splitter.allow(count, bytes({*range(256)} - stops), marks)
+            splitter.allow(count, Openings(bytes({*range(256)} - stops), marks))
         return answer
 
     splits = Splits()
@@ -135,6 +136,47 @@ def test_what_is_allowed_passes_as_if_it_had_been_asked_about(
     assert same(splits.steps, script)
     assert met == len(expected)
     assert total == sum(len(item.payload) for item in expected)
+
+
+@examples(80)
+@given(streams | runs(), read_sizes, st.frozensets(st.integers(0, 255)), st.integers(1, 40))
+def test_what_is_lifted_together_is_what_would_have_been_one_by_one(
+    sent: list[Item], sizes: list[int], stops: frozenset[int], most: int
+) -> None:
+    marks = re.compile(b"[%b]" % re.escape(bytes(stops)), re.DOTALL) if stops else re.compile(b"a^")
+    openings = Openings(bytes({*range(256)} - stops), marks)
+
+    def wants(size: int | None, head: bytes) -> Verdict:
+        splitter.join(most, openings)
+        return HOLD
+
+    splits = Splits()
+    splits.splitter = splitter = Splitter(wants, MAX)
+    for read in cut(wire(*sent), sizes):
+        splits.feed(read)
+    for run in splits.runs:
+        assert 1 <= run.count <= most
+        assert {len(payload) for payload in run.payloads()} == {run.size}
+        assert all(not stops & {*payload[:1]} for payload in run.payloads())
+    assert same(splits.steps, script_of(sent, lambda _: HOLD))
+
+
+def test_messages_of_one_read_are_lifted_together() -> None:
+    alike = [binary(bytes([number]) * 200) for number in range(12)]
+    sent = [*alike, binary(b"\x05" * 100), *alike[:3]]
+    asked = []
+
+    def wants(size: int | None, head: bytes) -> Verdict:
+        asked.append(size)
+        splitter.join(5, Openings(bytes({*range(256)} - {7}), re.compile(b"\x07")))
+        return HOLD
+
+    splits = Splits()
+    splits.splitter = splitter = Splitter(wants, MAX)
+    splits.feed(wire(*sent))
+    assert [run.count for run in splits.runs] == [5, 2, 4, 1, 3]
+    assert asked == [200, 200, 200, 200, 100, 200]
+    assert same(splits.steps, script_of(sent, lambda _: HOLD))
 
 
 @examples(80)
