@@ -32,6 +32,8 @@ class State(Enum):
     LOST = 2
 
 
+_OPEN = State.OPEN  # an enum's members are looked up in 0.1 us
+
 PEER_FULL = 1
 """Why a leg's reading is paused; each reason is a bit of its own."""
 
@@ -123,7 +125,7 @@ class Leg(asyncio.BufferedProtocol):
         """
         self.heard = now()
         peer = self.peer
-        if peer.state is State.OPEN:
+        if peer.state is _OPEN:
             peer.write(data)
 
     def eof_received(self) -> bool:
@@ -140,7 +142,6 @@ class Leg(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self.state = State.LOST
-        self._file = -1  # the number may soon be another's
         try:
             if isinstance(exc, TimeoutError):
                 self.peer.abort()  # TCP_USER_TIMEOUT: the kernel's word for what `overdue` watches
@@ -165,7 +166,9 @@ class Leg(asyncio.BufferedProtocol):
         """Send bytes. What the system does not take at once waits in the transport."""
         size = len(data)
         self._written += size
-        if self._is_free:
+        transport = self.transport
+        # Past the transport only where nothing waits in it, and while the number is the socket's.
+        if self._file >= 0 and not (transport.get_write_buffer_size() or transport.is_closing()):
             try:
                 sent = os.write(self._file, data)
             except OSError:  # full; or broken, which the transport will find and deal with
@@ -174,29 +177,27 @@ class Leg(asyncio.BufferedProtocol):
                 return
             if sent:
                 data = memoryview(data)[sent:]
-        self.transport.write(bytes(data))
+        transport.write(bytes(data))
 
     def writelines(self, buffers: list[Buffer]) -> None:
         """Send bytes in one write; see `write`."""
-        size = sum(map(len, buffers))
-        if len(buffers) <= _MOST_BUFFERS and self._is_free:
-            self._written += size
-            try:
-                sent = os.writev(self._file, buffers)
-            except OSError:
-                sent = 0
-            if sent < size:
-                self.transport.write(b"".join(buffers)[sent:])
-        else:
-            self.write(b"".join(buffers))
-
-    @property
-    def _is_free(self) -> bool:
-        """Whether what is written to the socket now is in its place: nothing waits before it."""
         transport = self.transport
-        return (
-            self._file >= 0 and not transport.get_write_buffer_size() and not transport.is_closing()
-        )
+        if (
+            self._file < 0
+            or len(buffers) > _MOST_BUFFERS
+            or transport.get_write_buffer_size()
+            or transport.is_closing()
+        ):
+            self.write(b"".join(buffers))
+            return
+        size = sum(map(len, buffers))
+        self._written += size
+        try:
+            sent = os.writev(self._file, buffers)
+        except OSError:
+            sent = 0
+        if sent < size:
+            transport.write(b"".join(buffers)[sent:])
 
     def pause(self, reason: int) -> None:
         """Stop reading."""
@@ -309,7 +310,10 @@ class BackendLeg(Leg):
     def receive(self, data: Buffer) -> None:
         """Bytes came: they go to the client."""
         self._walker.feed(data)
-        super().receive(data)
+        self.heard = now()
+        peer = self.peer
+        if peer.state is _OPEN:
+            peer.write(data)
 
     def close_client(self, *, at_once: bool) -> bool:
         """Close the client's WebSocket, unless the backend has. False: not now, within a frame.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import socket
 import struct
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
 
 from proxy.tunnel.filtered_leg import ENCODING
 from proxy.tunnel.leg import Leg, State
@@ -141,3 +145,52 @@ async def test_ending_a_leg_that_was_reset_unnoticed() -> None:
         await until(lambda: tunnel.client.state is not State.OPEN)
         tunnel.client.resume(ENCODING)
         await until(lambda: tunnel.client.state is State.LOST)
+
+
+async def test_what_is_written_in_pieces_arrives_in_order() -> None:
+    """At once where the system takes it, and behind what waits where it does not."""
+    async with open_tunnel() as (tunnel, client, _):
+        leg = tunnel.client
+        sent = bytearray()
+        for number in range(400):
+            piece = number.to_bytes(2, "big") * (1 + 997 * (number % 40))
+            if number % 2:
+                leg.write(piece)
+            else:
+                leg.writelines([piece[:number], memoryview(piece)[number:], b""])
+            sent += piece
+        leg.writelines([bytes([n % 256]) for n in range(3000)])  # more than one call takes
+        sent += bytes(n % 256 for n in range(3000))
+        assert leg.transport.get_write_buffer_size(), "the kernel has taken it all"
+        client.setblocking(False)
+        received = bytearray()
+        while len(received) < len(sent):
+            try:
+                received += client.recv(1 << 16)
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        assert received == sent
+
+
+async def test_a_leg_that_is_lost_writes_to_nobody() -> None:
+    """Its descriptor's number may be another connection's by then."""
+    async with open_tunnel() as (tunnel, _, _):
+        leg = tunnel.client
+        number = leg.transport.get_extra_info("socket").fileno()
+        leg.abort()
+        await until(lambda: leg.state is State.LOST)
+        others = [socket.socketpair() for _ in range(20)]
+        try:
+            ((_, heir),) = [pair for pair in others if pair[0].fileno() == number] or [
+                (pair[1], pair[0]) for pair in others if pair[1].fileno() == number
+            ]
+            for write in (partial(leg.write, b"lesson"), partial(leg.writelines, [b"les", b"son"])):
+                with contextlib.suppress(RuntimeError):  # uvloop's transport refuses
+                    write()
+            heir.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                heir.recv(100)
+        finally:
+            for pair in others:
+                for sock in pair:
+                    sock.close()
