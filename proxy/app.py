@@ -234,7 +234,7 @@ class App:
 
     def connections(self) -> int:
         """Client connections open: tunnels, handshakes and plain ones."""
-        return len(self.tunnels) + len(self._front.connections)
+        return len(self.tunnels) + self._front.serving
 
     def _refuse(self) -> None:
         """Say no to a client; in the log once, until there is room again."""

@@ -113,6 +113,12 @@ class Front(web.Server):
         """The protocol for one more connection."""
         return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
+    @property
+    def serving(self) -> int:
+        """How many connections it has. `connections` keeps those that were taken over, or lost,
+        until their handler has returned."""
+        return sum(connection.transport is not None for connection in self.connections)
+
 
 def raw_target(request: web.BaseRequest) -> bytes:
     """The request target, byte for byte, in origin form (RFC 9112 section 3.2)."""

@@ -27,7 +27,9 @@ async def test_a_connection_is_taken_over_whole() -> None:
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         await flush(request)
+        assert front.serving == 1
         transport, early = take_over(request)
+        assert front.serving == 0  # at once: it would count twice, here and as a tunnel
         received.extend(early)
         transport.set_protocol(Ours())
         transport.write(b"taken over")
