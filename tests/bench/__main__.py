@@ -16,7 +16,7 @@ from tests.bench.peers import MODES, missing_commands
 from tests.bench.plot import FORMATS, save_plot
 from tests.bench.report import as_json, print_tables
 from tests.bench.results import Results
-from tests.bench.run import KINDS, QUICK, Plan, run
+from tests.bench.run import KINDS, QUICK, USUAL, Plan, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -88,9 +88,18 @@ def bench(
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Interleaved rounds.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Of each measurement.")] = None,
+    crowd: Annotated[int | None, typer.Option(min=1, help="Connections of the crowd.")] = None,
+    crowd_speaking: Annotated[int | None, typer.Option(min=1, help="Of them, who speak.")] = None,
+    crowd_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="That the crowd speaks for.")
+    ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(callback=_kinds, help=f"One of {', '.join(KINDS)}; may be repeated."),
+        typer.Option(
+            callback=_kinds,
+            help=f"One of {', '.join(KINDS)}; may be repeated. Unless asked for: "
+            f"{', '.join(USUAL)}.",
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Under a minute, for correctness, not for figures.")
@@ -110,11 +119,16 @@ def bench(
         "rounds": rounds,
         "memory_rounds": rounds,
         "seconds": seconds,
+        "crowd": crowd,
+        "crowd_speaking": crowd_speaking,
+        "crowd_seconds": crowd_seconds,
         "kinds": tuple(dict.fromkeys(only)) if only else None,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     plan = dataclasses.replace(QUICK if quick else Plan(), **changes)
-    if missing := missing_commands(mode for mode in MODES if mode.name in plan.modes):
+    if plan.crowd_speaking > plan.crowd:
+        raise typer.BadParameter("more are to speak than the crowd has")
+    if missing := missing_commands(plan.needed):
         _fail(f"not installed: {', '.join(missing)} (Debian: apt-get install nginx-light haproxy)")
     try:
         results = _run(plan)

@@ -20,10 +20,19 @@ def family(pid: int) -> list[int]:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process and its children so far, on all their threads, to the nanosecond."""
+    return _scheduled(pid, 0)
+
+
+def waiting_seconds(pid: int) -> float:
+    """Time for which those threads could have run, and somebody else had the core."""
+    return _scheduled(pid, 1)
+
+
+def _scheduled(pid: int, field: int) -> float:
     total = 0
     for each in family(pid):
         for task in Path(f"/proc/{each}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
+            total += int((task / "schedstat").read_text().split()[field])
     return total / 1e9
 
 

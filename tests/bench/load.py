@@ -32,6 +32,10 @@ class LoadError(Exception):
     """Something was lost, or did not come in time."""
 
 
+class FullError(LoadError):
+    """Speech was not taken as fast as it was spoken."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Messages as they are sent, over and over."""
@@ -276,16 +280,20 @@ class Speaker:
         if self._is_stopped and self.heard_bytes == self.sent * self._size and not self.done.done():
             self.done.set_result(None)
 
-    def _fail(self, problem: str) -> None:
+    def _fail(self, error: LoadError) -> None:
         self.leave()
         if not self.done.done():
-            self.done.set_exception(LoadError(problem))
+            self.done.set_exception(error)
 
     def _say(self) -> None:
         message = self._messages[self.sent % len(self._messages)]
         self._times.append(perf_counter())
-        if self._pair.server.send(message) != len(message):
-            self._fail("the backend's socket is full at speech pace")
+        try:
+            is_sent = self._pair.server.send(message) == len(message)
+        except BlockingIOError:
+            is_sent = False
+        if not is_sent:
+            self._fail(FullError("the backend's socket is full at speech pace"))
             return
         self.sent += 1
         self._next += self._interval
@@ -295,7 +303,7 @@ class Speaker:
         data = self._pair.client.recv(_READ)
         now = perf_counter()
         if not data:
-            self._fail("the peer closed while there was speech")
+            self._fail(LoadError("the peer closed while there was speech"))
             return
         data = self._rest + data
         at = 0
@@ -314,7 +322,7 @@ class Speaker:
         self._rest = data[at:]
         heard = self.heard_bytes // self._size
         if heard > self.sent:
-            self._fail("more was heard than said")
+            self._fail(LoadError("more was heard than said"))
             return
         self.latencies += [now - said for said in self._times[len(self.latencies) : heard]]
         self._check()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from proxy.audio.gzip import GZIP
 from proxy.control.flags import Flags
-from tests.bench.accounting import cpu_seconds, resident_bytes
+from tests.bench.accounting import cpu_seconds, family, resident_bytes
 from tests.bench.load import CLOSE, Block, Flood, Load, LoadError, Pair, Speaker
 from tests.bench.peers import Mode, Peer
 
@@ -80,7 +80,82 @@ class Codec:
     """Per chunk."""
 
 
-Result = Bulk | Paced | Memory | Handshakes | Codec
+@dataclass(frozen=True)
+class Workers:
+    """Messages as fast as they are taken, by workers that may run on any core."""
+
+    messages: int
+    per_second: float
+    cpu_us: float
+    """Of all processes of the peer, per message."""
+    busy: float
+    """Cores that they took together."""
+    least: float
+    """Of the workers' CPU, the share of the one that took least."""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Many connections, some of which speak at real-time rate."""
+
+    connections: int
+    speaking: int
+    chunks: int
+    p50_us: float
+    """Latency from the backend's write to the client's read, through the proxy."""
+    p99_us: float
+    p999_us: float
+    direct_p50_us: float
+    """The same of as many that speak with nothing in between, while the crowd is silent."""
+    direct_p99_us: float
+    direct_p999_us: float
+    cpu_us: float
+    """Of the proxy, per chunk."""
+    busy: float
+    """Share of its core that the proxy took."""
+    load_busy: float
+    """Share of its core that the load itself took."""
+    waited: float
+    """Share of the time for which the proxy could have run, and somebody else had its core."""
+    load_waited: float
+    """The same of the load."""
+    interval: float
+    """Seconds between two samples of `memory`."""
+    memory: tuple[int, ...]
+    """Resident bytes of the worker, the first when speech starts, the last while all speak."""
+    settled: int
+    """The sample from which on memory should be flat: that of the 30th second, or a quarter."""
+
+    @property
+    def growth_bytes(self) -> int:
+        """By how much the most of later samples is above the settled one."""
+        return max(self.memory[self.settled :]) - self.memory[self.settled]
+
+    @property
+    def growth(self) -> float:
+        """The same, as a share of the settled one."""
+        return self.growth_bytes / self.memory[self.settled]
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most connections that one core carries, of those that were tried."""
+
+    speaking: int
+    """Connections; 0 where not even the fewest were carried."""
+    ended_by: str
+    """What more of them fail at: "core", "latency", or "load" or "untried": not its end."""
+    p99_us: float
+    """Latency at that number, and the following figures too; the load's own is in it."""
+    cpu_us: float
+    """Of the proxy, per chunk."""
+    busy: float
+    load_busy: float
+    by_cpu: float
+    """Connections that fill the core, if each chunk costs what it costs at that number."""
+
+
+Result = Bulk | Paced | Memory | Handshakes | Codec | Workers
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -94,7 +169,7 @@ def cpu_of(peer: Peer) -> float:
 
 
 @asynccontextmanager
-async def _opened(load: Load, peer: Peer, mode: Mode, count: int) -> AsyncIterator[list[Pair]]:
+async def opened(load: Load, peer: Peer, mode: Mode, count: int) -> AsyncIterator[list[Pair]]:
     pairs = await load.open_many(count, peer.port, mode.query)
     try:
         yield pairs
@@ -107,7 +182,7 @@ async def bulk(
     load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int
 ) -> Bulk:
     """Raises LoadError where something is lost, TimeoutError where the end does not come."""
-    async with _opened(load, peer, mode, connections) as pairs:
+    async with opened(load, peer, mode, connections) as pairs:
         start, cpu = time.perf_counter(), cpu_of(peer)
         most = mode.pace * 1e6 * seconds / connections
         floods = [Flood(load, pair, block, most) for pair in pairs]
@@ -132,29 +207,39 @@ async def bulk(
     )
 
 
+async def workers(
+    load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int
+) -> Workers:
+    """As `bulk`; the peer's processes but the first are its workers."""
+    _, *pids = family(peer.pid)
+    before = [cpu_seconds(pid) for pid in pids]
+    found = await bulk(load, peer, mode, block, seconds, connections)
+    took = [cpu_seconds(pid) - cpu for pid, cpu in zip(pids, before, strict=True)]
+    least = min(took) / sum(took)
+    return Workers(found.messages, found.per_second, found.cpu_us, found.busy, least)
+
+
 async def paced(
     load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int
 ) -> Paced:
     """Raises LoadError where anything is lost, TimeoutError where it does not come."""
-    async with _opened(load, peer, mode, connections) as pairs:
+    async with opened(load, peer, mode, connections) as pairs:
         cpu, own, start = cpu_of(peer), time.process_time(), time.perf_counter()
-        async with _speaking(pairs, block, seconds) as speakers:
+        async with speaking(pairs, block, seconds) as speakers:
             elapsed = time.perf_counter() - start
             cpu, own = cpu_of(peer) - cpu, time.process_time() - own
     chunks = sum(speaker.sent for speaker in speakers)
-    latencies = sorted(each * 1e6 for speaker in speakers for each in speaker.latencies)
-    return Paced(
-        chunks,
-        statistics.median(latencies),
-        quantile(latencies, 0.99),
-        quantile(latencies, 0.999),
-        cpu / chunks * 1e6,
-        own / elapsed,
-    )
+    return Paced(chunks, *latencies_us(speakers), cpu / chunks * 1e6, own / elapsed)
+
+
+def latencies_us(speakers: Sequence[Speaker]) -> tuple[float, float, float]:
+    """Median, 99th and 99.9th percentile of what they saw, in microseconds."""
+    found = sorted(each * 1e6 for speaker in speakers for each in speaker.latencies)
+    return statistics.median(found), quantile(found, 0.99), quantile(found, 0.999)
 
 
 @asynccontextmanager
-async def _speaking(
+async def speaking(
     pairs: Sequence[Pair], block: Block, seconds: float
 ) -> AsyncIterator[list[Speaker]]:
     """Speakers that have spoken for `seconds` and were heard."""
@@ -180,7 +265,7 @@ async def idle_memory(load: Load, peer: Peer, mode: Mode, connections: int) -> f
     """Bytes per connection of a fresh peer."""
     await _warm_up(load, peer, mode)
     before = resident_bytes(peer.pid)
-    async with _opened(load, peer, mode, connections):
+    async with opened(load, peer, mode, connections):
         return (resident_bytes(peer.pid) - before) / connections
 
 
@@ -191,17 +276,17 @@ async def speaking_memory(
     await _warm_up(load, peer, mode, block)
     before = resident_bytes(peer.pid)
     async with (
-        _opened(load, peer, mode, connections) as pairs,
-        _speaking(pairs, block, seconds),
+        opened(load, peer, mode, connections) as pairs,
+        speaking(pairs, block, seconds),
     ):
         return (resident_bytes(peer.pid) - before) / connections
 
 
 async def _warm_up(load: Load, peer: Peer, mode: Mode, block: Block | None = None) -> None:
     """One connection, which speaks `block`: a library that is loaded once is not its price."""
-    async with _opened(load, peer, mode, 1) as pairs:
+    async with opened(load, peer, mode, 1) as pairs:
         if block is not None:
-            async with _speaking(pairs, block, 0):
+            async with speaking(pairs, block, 0):
                 pass
 
 

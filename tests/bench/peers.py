@@ -1,4 +1,4 @@
-"""What is measured: each proxy as a process of its own, on its core, in front of one backend."""
+"""What is measured: each proxy as a process of its own, on its cores, in front of one backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,15 +120,20 @@ def _path() -> str:
 
 
 @contextmanager
-def run_peer(name: str, backend: int, core: int) -> Iterator[Peer]:
-    """Run a peer in front of the port `backend`, on one core, until the block ends."""
+def run_peer(
+    name: str, backend: int, cores: Iterable[int], options: Sequence[str] = ()
+) -> Iterator[Peer]:
+    """Run a peer in front of the port `backend`, on some cores, until the block ends.
+
+    `options`: more of them, for this proxy.
+    """
     if name == "direct":
         yield Peer(name, backend, 0)
         return
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         directory = Path(folder)
         directory.chmod(0o755)  # nginx's worker is another user
-        command, port = _command(name, backend, directory)
+        command, port = _command(name, backend, directory, options)
         log = directory / "log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
@@ -137,7 +142,7 @@ def run_peer(name: str, backend: int, core: int) -> Iterator[Peer]:
                 stdout=sink,
                 stderr=sink,
                 env={**os.environ, "PATH": _path()},
-                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
         try:
             yield Peer(name, _port_of(process, log, port), process.pid)
@@ -146,7 +151,9 @@ def run_peer(name: str, backend: int, core: int) -> Iterator[Peer]:
             process.wait()
 
 
-def _command(name: str, backend: int, directory: Path) -> tuple[list[str], int | None]:
+def _command(
+    name: str, backend: int, directory: Path, options: Sequence[str]
+) -> tuple[list[str], int | None]:
     """The command line, and the port where it is ours to choose."""
     if name in ("aiohttp", "websockets"):
         return [sys.executable, "-m", "tests.bench.relays", name, str(backend)], None
@@ -154,7 +161,7 @@ def _command(name: str, backend: int, directory: Path) -> tuple[list[str], int |
         where = f"http://127.0.0.1:{backend}"
         command = [sys.executable, "-m", "proxy", "run", "--backend", where]
         command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-        return [*command, "--state-dir", str(directory), *_PROXY], None
+        return [*command, "--state-dir", str(directory), *_PROXY, *options], None
     port = _free_port()
     config = directory / "config"
     if name == "HAProxy":

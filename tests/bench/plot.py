@@ -12,7 +12,7 @@ from tests.bench.results import Results, Rounds, median, median_added
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tests.bench.measure import Bulk, Paced
+    from tests.bench.measure import Bulk, Crowd, Paced
 
 FORMATS = (".png", ".svg")
 
@@ -39,18 +39,18 @@ _LEAST_US = 1.0
 
 
 def save_plot(results: Results, path: Path) -> None:
-    """CPU of a message by its size, added latency, memory of a connection."""
+    """CPU of a message by its size, added latency, memory of a connection, memory of a crowd."""
     import matplotlib
     from matplotlib.figure import Figure
 
     beneath = len(results.paced) + bool(results.memory)
-    rows = bool(results.bulk) + bool(beneath)
+    rows = bool(results.bulk) + bool(beneath) + (results.crowd is not None)
     figure = Figure(figsize=(14, 5.2 * max(rows, 1)), layout="constrained")
     grid = figure.add_gridspec(max(rows, 1), 1)
     if results.bulk:
         _draw_bulk(figure.add_subplot(grid[0]), results.bulk)
     if beneath:
-        cells = grid[rows - 1].subgridspec(1, beneath)
+        cells = grid[int(bool(results.bulk))].subgridspec(1, beneath)
         plots = [figure.add_subplot(cells[number]) for number in range(beneath)]
         for axes, (count, rounds) in zip(plots, results.paced.items(), strict=False):
             _draw_latency(axes, count, rounds)
@@ -58,6 +58,8 @@ def save_plot(results: Results, path: Path) -> None:
             _draw_memory(plots[-1], results)
         for axes in plots[1:]:
             axes.set_yticklabels([])
+    if results.crowd is not None:
+        _draw_crowd(figure.add_subplot(grid[rows - 1]), results.crowd)
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
         figure.savefig(path, dpi=120)
 
@@ -105,6 +107,22 @@ def _draw_memory(axes: Axes, results: Results) -> None:
     _draw_lying(axes, modes, series)
     axes.set_title("Memory of the proxy per connection", fontsize=11)
     axes.set_xlabel("KiB, logarithmic")
+
+
+def _draw_crowd(axes: Axes, crowd: Crowd) -> None:
+    """A line that should be flat behind the other, which says where it should start to be."""
+    times = [number * crowd.interval for number in range(len(crowd.memory))]
+    axes.plot(times, [each / 1e6 for each in crowd.memory], color=_DARK)
+    axes.axvline(crowd.settled * crowd.interval, color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.01)
+    axes.set_title(
+        f"Memory of the proxy, {crowd.connections:,} connections, {crowd.speaking:,} of them speak",
+        fontsize=11,
+    )
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("MB, resident")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_lying(axes: Axes, modes: Sequence[str], series: dict[str, list[float]]) -> None:

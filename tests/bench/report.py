@@ -19,8 +19,17 @@ from rich.text import Text
 
 from tests.bench import peers
 from tests.bench.criteria import Criterion, criteria
-from tests.bench.measure import Paced, Result
-from tests.bench.results import DIRECT, Results, better_nginx, median, median_added, ratio
+from tests.bench.measure import Ceiling, Crowd, Paced, Result, Workers
+from tests.bench.results import (
+    DIRECT,
+    GZIP,
+    ONE_WORKER,
+    Results,
+    better_nginx,
+    median,
+    median_added,
+    ratio,
+)
 from tests.bench.run import CHUNK, Plan
 
 _WIDE = 160
@@ -60,11 +69,12 @@ def as_json(results: Results, plan: Plan) -> str:
 
     - `machine`, `plan`
     - `rounds`: by kind: every figure of every round (`bulk` by size and mode, `codec` by size,
-      `paced` by connections and mode, `memory` and `handshakes` by mode)
+      `paced` by connections and mode, `memory` and `handshakes` by mode, `workers` by their
+      number); `crowd`, measured once, with its memory over time, and `ceiling`, by mode
     - `medians`: the same shape, each figure's median over the rounds; in `bulk`, `paced` and
       `handshakes` with `cpu_to_nginx`, the median of the rounds' ratios to nginx's better
       configuration; in `paced` with `added_p50_us`, `added_p99_us`, `added_p999_us`: less the
-      direct way's of the same round
+      direct way's of the same round; in `workers` with `cpu_to_one`
     - `criteria`: `point` of the issue, `name`, `measured`, `limit`, `unit`, `at_least` (else at
       most), `is_met`
 
@@ -105,6 +115,10 @@ def _medians(results: Results) -> dict[str, Any]:
         "paced_codec": _median(results.paced_codec),
         "memory": {mode: _median(found) for mode, found in results.memory.items()},
         "handshakes": _compared(results.handshakes),
+        "workers": {
+            name: {**_median(found), "cpu_to_one": _to_one(results.workers, name)}
+            for name, found in results.workers.items()
+        },
     }
 
 
@@ -125,6 +139,10 @@ def to_nginx(rounds: Mapping[str, Sequence[Result]], mode: str) -> float:
     if nginx is None or mode == DIRECT:
         return math.nan
     return ratio(rounds[mode], rounds[nginx], "cpu_us")
+
+
+def _to_one(rounds: Mapping[str, Sequence[Workers]], name: str) -> float:
+    return ratio(rounds[name], rounds[ONE_WORKER], "cpu_us")
 
 
 def _added(rounds: Mapping[str, Sequence[Paced]], mode: str) -> dict[str, float]:
@@ -150,6 +168,13 @@ def print_tables(results: Results, plan: Plan, console: Console) -> None:
         console.print(_memory(results))
     if results.handshakes:
         console.print(_handshakes(results))
+    if results.workers:
+        console.print(_workers(results.workers))
+    if results.crowd is not None:
+        console.print(_crowd(results.crowd))
+        console.print(_crowd_cost(results.crowd))
+    if results.ceiling:
+        console.print(_ceiling(results.ceiling))
     if found := criteria(results):
         console.print(_criteria(found))
 
@@ -242,6 +267,86 @@ def _handshakes(results: Results) -> Table:
         ]
 
     return _rows(table, rounds, cells)
+
+
+def _workers(rounds: Mapping[str, Sequence[Workers]]) -> Table:
+    table = _table(
+        f"Workers, gzip in bulk, chunks of {CHUNK:,} bytes, on any core, the load's too; "
+        "CPU of all their processes",
+        *("", "chunks/s", "CPU µs/chunk", "÷ 1 worker", "cores busy", "least worker"),
+    )
+
+    def cells(name: str) -> list[str]:
+        found = rounds[name]
+        return [
+            _figure(median(found, "per_second"), 0),
+            _figure(median(found, "cpu_us"), 2),
+            _figure(_to_one(rounds, name), 3),
+            _figure(median(found, "busy"), 2),
+            f"{median(found, 'least'):.0%}",
+        ]
+
+    return _rows(table, rounds, cells)
+
+
+def _crowd(crowd: Crowd) -> Table:
+    table = _table(
+        f"A crowd: {crowd.connections:,} connections, {crowd.speaking:,} of them at speech pace, "
+        f"{crowd.chunks:,} chunks of {CHUNK:,} bytes; latency",
+        *("", "p50 µs", "p99 µs", "p99.9 µs"),
+    )
+    straight = [crowd.direct_p50_us, crowd.direct_p99_us, crowd.direct_p999_us]
+    through = [crowd.p50_us, crowd.p99_us, crowd.p999_us]
+    added = [one - other for one, other in zip(through, straight, strict=True)]
+    for name, times in ((DIRECT, straight), (GZIP, through), ("added", added)):
+        table.add_row(name, *(_figure(each, 0) for each in times))
+    return table
+
+
+def _crowd_cost(crowd: Crowd) -> Table:
+    settled = f"at {crowd.settled * crowd.interval:.0f} s"
+    table = _table(
+        "Its cost: resident memory of the worker while they speak, and CPU",
+        *("", "MB at 0 s", f"MB {settled}", "MB, most later", "growth", "bytes"),
+        *("CPU µs/chunk", "core busy", "waited", "load busy", "waited"),
+    )
+    memory, settled_bytes = crowd.memory, crowd.memory[crowd.settled]
+    table.add_row(
+        GZIP,
+        _figure(memory[0] / 1e6),
+        _figure(settled_bytes / 1e6),
+        _figure((settled_bytes + crowd.growth_bytes) / 1e6),
+        f"{crowd.growth:.2%}",
+        f"{crowd.growth_bytes:,}",
+        _figure(crowd.cpu_us),
+        f"{crowd.busy:.0%}",
+        f"{crowd.waited:.0%}",
+        f"{crowd.load_busy:.0%}",
+        f"{crowd.load_waited:.0%}",
+    )
+    return table
+
+
+def _ceiling(ceilings: Mapping[str, Ceiling]) -> Table:
+    table = _table(
+        f"The most connections at speech pace on one core, chunks of {CHUNK:,} bytes",
+        *("", "held", "more fail by", "p99 µs", "CPU µs/chunk", "core busy", "load busy"),
+        "by CPU",
+    )
+
+    def cells(mode: str) -> list[str]:
+        found = ceilings[mode]
+        return [
+            f"{found.speaking:,}",
+            found.ended_by,
+            _figure(found.p99_us, 0),
+            _figure(found.cpu_us),
+            f"{found.busy:.0%}",
+            f"{found.load_busy:.0%}",
+            _figure(found.by_cpu, 0),
+        ]
+
+    return _rows(table, ceilings, cells)
 
 
 def _criteria(found: Sequence[Criterion]) -> Table:

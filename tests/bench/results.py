@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tests.bench.measure import Bulk, Codec, Handshakes, Memory, Paced, Result
+from tests.bench.measure import (
+    Bulk,
+    Ceiling,
+    Codec,
+    Crowd,
+    Handshakes,
+    Memory,
+    Paced,
+    Result,
+    Workers,
+)
 
 R = TypeVar("R", bound=Result)
 Rounds = dict[str, list[R]]
@@ -17,6 +27,8 @@ Rounds = dict[str, list[R]]
 DIRECT = "direct"
 NGINX = ("nginx", "nginx 64k")
 PROXY = "audio-proxy"
+GZIP = "audio-proxy gzip"
+ONE_WORKER, TWO_WORKERS = "1 worker", "2 workers"
 
 
 @dataclass
@@ -33,6 +45,11 @@ class Results:
     """Bare gzip, of the chunks that paced connections are sent."""
     memory: Rounds[Memory] = field(default_factory=dict)
     handshakes: Rounds[Handshakes] = field(default_factory=dict)
+    workers: Rounds[Workers] = field(default_factory=dict)
+    """Bulk gzip, by how many workers there were: `ONE_WORKER`, `TWO_WORKERS`."""
+    crowd: Crowd | None = None
+    ceiling: dict[str, Ceiling] = field(default_factory=dict)
+    """By mode."""
 
 
 def values(results: Sequence[Result], name: str) -> list[float]:

@@ -9,16 +9,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
-from tests.bench import measure
+from tests.bench import crowd, measure
 from tests.bench.accounting import cores
 from tests.bench.load import Block, Load, LoadError, raise_file_limit
 from tests.bench.measure import Codec, Memory
 from tests.bench.peers import MODES, Mode, Peer, run_peer
-from tests.bench.results import DIRECT, R, Results, Rounds
+from tests.bench.results import (
+    DIRECT,
+    GZIP,
+    ONE_WORKER,
+    PROXY,
+    TWO_WORKERS,
+    R,
+    Results,
+    Rounds,
+)
 from tests.support import pcm, speech
 
-KINDS = ("bulk", "paced", "memory", "handshakes")
+USUAL = ("bulk", "paced", "memory", "handshakes", "workers")
+KINDS = (*USUAL, "crowd", "ceiling")
+"""The last two take minutes, and are measured where they are asked for."""
 CHUNK = 4096
 """Bytes of a chunk at speech pace."""
 
@@ -34,7 +46,7 @@ class Plan:
     paced: tuple[int, ...] = (20, 200)
     """Connections that speak."""
     modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = USUAL
     rounds: int = 9
     memory_rounds: int = 9
     """Of memory: each starts every peer twice."""
@@ -45,13 +57,31 @@ class Plan:
     speaking: int = 200
     """Connections that speak while memory is looked at."""
     handshakes: int = 1000
+    crowd: int = 8000
+    """Connections, of which `crowd_speaking` speak for `crowd_seconds`."""
+    crowd_speaking: int = 400
+    crowd_seconds: float = 120.0
+    ceiling: int = 9000
+    """Speaking connections that are tried at most: two open files each must be allowed."""
 
     def selected(self, kind: str) -> list[Mode]:
         """The modes of a kind. Latency needs the direct way to compare with; memory has none."""
         modes = [mode for mode in MODES if mode.name in self.modes]
-        if kind == "paced" and DIRECT not in self.modes:
-            return [MODES[0], *modes]
-        return [mode for mode in modes if kind != "memory" or mode.name != DIRECT]
+        match kind:
+            case "paced":
+                return modes if DIRECT in self.modes else [MODES[0], *modes]
+            case "memory":
+                return [mode for mode in modes if mode.name != DIRECT]
+            case "workers" | "crowd":
+                return [mode for mode in modes if mode.name == GZIP]
+            case "ceiling":
+                return [mode for mode in modes if mode.peer == PROXY]
+        return modes
+
+    @property
+    def needed(self) -> list[Mode]:
+        """The modes of all kinds that are measured."""
+        return [mode for kind in self.kinds for mode in self.selected(kind)]
 
     @property
     def steps(self) -> int:
@@ -62,6 +92,9 @@ class Plan:
             "paced": self.rounds * (len(self.paced) * modes["paced"] + 1),
             "memory": self.memory_rounds * modes["memory"],
             "handshakes": self.rounds * modes["handshakes"],
+            "workers": self.rounds * 2 * modes["workers"],
+            "crowd": modes["crowd"],
+            "ceiling": modes["ceiling"],
         }
         return sum(steps[kind] for kind in self.kinds)
 
@@ -76,9 +109,14 @@ QUICK = Plan(
     idle=100,
     speaking=20,
     handshakes=60,
+    crowd=60,
+    crowd_speaking=20,
+    crowd_seconds=0.8,
+    ceiling=5,
 )
 """For correctness, not for figures."""
 
+T = TypeVar("T")
 Step = Callable[[str], None]
 """Told before each measurement what it is."""
 
@@ -89,11 +127,12 @@ async def run(plan: Plan, step: Step) -> Results:
     Raises LoadError where something is lost, RuntimeError where a peer does not start.
     """
     peers_core, load_core = cores()
+    allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {load_core})
     raise_file_limit()
     async with Load() as load:
         with _codec_process(peers_core) as codec:
-            return await _Run(plan, step, load, peers_core, codec).all()
+            return await _Run(plan, step, load, peers_core, allowed, codec).all()
 
 
 @contextmanager
@@ -105,12 +144,19 @@ def _codec_process(core: int) -> Iterator[ProcessPoolExecutor]:
 
 class _Run:
     def __init__(
-        self, plan: Plan, step: Step, load: Load, core: int, codec: ProcessPoolExecutor
+        self,
+        plan: Plan,
+        step: Step,
+        load: Load,
+        core: int,
+        allowed: set[int],
+        codec: ProcessPoolExecutor,
     ) -> None:
         self._plan = plan
         self._step = step
         self._load = load
         self._core = core
+        self._allowed = allowed
         self._codec = codec
         self._audio = {"pcm": pcm(), "mp3": speech("speech-24000-48k.mp3")}
         self._results = Results()
@@ -121,18 +167,27 @@ class _Run:
             "paced": self._paced,
             "memory": self._memory,
             "handshakes": self._handshakes,
+            "workers": self._workers,
+            "crowd": self._crowd,
+            "ceiling": self._ceiling,
         }
         for kind in KINDS:
             if kind in self._plan.kinds:
                 await measured[kind](self._plan.selected(kind))
         return self._results
 
+    @contextmanager
+    def _proxy(self, *options: str) -> Iterator[Peer]:
+        """Our proxy on its core, with more options."""
+        with run_peer(PROXY, self._load.port, {self._core}, options) as peer:
+            yield peer
+
     @asynccontextmanager
     async def _running(self, modes: list[Mode]) -> AsyncIterator[dict[str, Peer]]:
         with ExitStack() as stack:
             names = dict.fromkeys(mode.peer for mode in modes)
             yield {
-                name: stack.enter_context(run_peer(name, self._load.port, self._core))
+                name: stack.enter_context(run_peer(name, self._load.port, {self._core}))
                 for name in names
             }
 
@@ -140,11 +195,14 @@ class _Run:
         return {name: Block.of(audio, size) for name, audio in self._audio.items()}
 
     async def _measure(self, into: Rounds[R], what: str, mode: Mode, result: Awaitable[R]) -> None:
-        self._step(f"{what}: {mode.name}")
+        into.setdefault(mode.name, []).append(await self._told(f"{what}: {mode.name}", result))
+
+    async def _told(self, what: str, result: Awaitable[T]) -> T:
+        self._step(what)
         try:
-            into.setdefault(mode.name, []).append(await result)
+            return await result
         except (LoadError, TimeoutError, OSError) as error:
-            raise LoadError(f"{what}: {mode.name}: {error or 'too late'}") from error
+            raise LoadError(f"{what}: {error or 'too late'}") from error
 
     async def _bare_gzip(self, block: Block) -> Codec:
         self._step("bare gzip")
@@ -210,3 +268,53 @@ class _Run:
                     peer = peers[mode.peer]
                     found = measure.handshakes(self._load, peer, mode, self._plan.handshakes)
                     await self._measure(self._results.handshakes, "handshakes", mode, found)
+
+    async def _workers(self, modes: list[Mode]) -> None:
+        """Both may use any core. The load stays on its own, which a second worker has to share."""
+        plan, block = self._plan, self._blocks(CHUNK)["pcm"]
+        for mode in modes:
+            with ExitStack() as stack:
+                peers = {
+                    name: stack.enter_context(
+                        run_peer(mode.peer, self._load.port, self._allowed, ("--workers", count))
+                    )
+                    for name, count in ((ONE_WORKER, "1"), (TWO_WORKERS, "2"))
+                }
+                for _ in range(plan.rounds):
+                    for name, peer in peers.items():
+                        found = measure.workers(
+                            self._load, peer, mode, block, plan.seconds, 2 * plan.connections
+                        )
+                        rounds = self._results.workers.setdefault(name, [])
+                        rounds.append(await self._told(f"workers: {name}", found))
+
+    async def _crowd(self, modes: list[Mode]) -> None:
+        plan, block = self._plan, self._blocks(CHUNK)["pcm"]
+        for mode in modes:
+            with self._proxy("--max-connections", str(plan.crowd)) as peer:
+                found = crowd.crowd(
+                    self._load,
+                    peer,
+                    mode,
+                    block,
+                    plan.crowd_seconds,
+                    plan.crowd,
+                    plan.crowd_speaking,
+                )
+                self._results.crowd = await self._told(f"crowd: {mode.name}", found)
+
+    async def _ceiling(self, modes: list[Mode]) -> None:
+        plan, blocks = self._plan, self._blocks(CHUNK)
+        # Longer than the time between two chunks, as the README says: else each is a segment.
+        options = ("--opus-flush-ms", "200", "--max-connections", str(plan.ceiling))
+        for mode in modes:
+
+            async def attempt(speakers: int, mode: Mode = mode) -> crowd.Attempt:
+                with self._proxy(*options) as peer:
+                    block = blocks[mode.sends]
+                    return await crowd.attempt(
+                        self._load, peer, mode, block, plan.seconds, speakers
+                    )
+
+            found = crowd.ceiling(attempt, plan.ceiling, CHUNK)
+            self._results.ceiling[mode.name] = await self._told(f"ceiling: {mode.name}", found)

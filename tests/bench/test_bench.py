@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import math
+import select
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -15,17 +18,27 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.bench import measure
+from tests.bench import crowd, measure
 from tests.bench.__main__ import app
 from tests.bench.accounting import cpu_seconds, family, resident_bytes
 from tests.bench.criteria import Criterion, criteria
-from tests.bench.load import Block, Load, LoadError, Speaker
-from tests.bench.measure import Bulk, Codec, Handshakes, Memory, Paced, quantile
+from tests.bench.crowd import Attempt
+from tests.bench.load import Block, FullError, Load, LoadError, Speaker
+from tests.bench.measure import Bulk, Codec, Crowd, Handshakes, Memory, Paced, Workers, quantile
 from tests.bench.peers import MODES, Peer
 from tests.bench.report import to_nginx
-from tests.bench.results import DIRECT, Results, added, better_nginx, ratio
-from tests.bench.run import KINDS, QUICK, Plan
-from tests.support import pcm
+from tests.bench.results import (
+    DIRECT,
+    ONE_WORKER,
+    PROXY,
+    TWO_WORKERS,
+    Results,
+    added,
+    better_nginx,
+    ratio,
+)
+from tests.bench.run import QUICK, USUAL, Plan
+from tests.support import pcm, until
 
 _ROOT = Path(__file__).parents[2]
 _NAMES = [mode.name for mode in MODES]
@@ -70,10 +83,12 @@ class TestQuick:
             "paced": rounds["paced"][str(_SPEAKING)],
             "memory": rounds["memory"],
             "handshakes": rounds["handshakes"],
+            "workers": rounds["workers"],
         }
-        assert set(measured) == set(KINDS)
+        assert set(measured) == set(USUAL)
         for kind, by_mode in measured.items():
-            assert list(by_mode) == (_THROUGH if kind == "memory" else _NAMES)
+            names = {"memory": _THROUGH, "workers": [ONE_WORKER, TWO_WORKERS]}
+            assert list(by_mode) == names.get(kind, _NAMES)
             expected = QUICK.memory_rounds if kind == "memory" else QUICK.rounds
             assert {len(found) for found in by_mode.values()} == {expected}
         assert len(rounds["codec"][str(_SIZE)]) == len(rounds["paced_codec"]) == QUICK.rounds
@@ -107,6 +122,17 @@ class TestQuick:
                 assert one["per_second"] > 0
                 assert (one["cpu_us"] > 0) == (name != DIRECT)
 
+    def test_the_cpu_of_all_workers_is_counted(self, quick: dict[str, Any]) -> None:
+        for name, found in quick["rounds"]["workers"].items():
+            for one in found:
+                assert one["messages"] > 0
+                assert one["cpu_us"] > 0
+                assert one["busy"] == pytest.approx(
+                    one["cpu_us"] * one["per_second"] / 1e6, rel=0.01, abs=1e-3
+                )
+                assert (one["least"] == 1) == (name == ONE_WORKER)
+        assert quick["medians"]["workers"][ONE_WORKER]["cpu_to_one"] == 1
+
     def test_medians_are_those_of_the_rounds(self, quick: dict[str, Any]) -> None:
         rounds = quick["rounds"]["paced"][str(_SPEAKING)]
         medians = quick["medians"]["paced"][str(_SPEAKING)]
@@ -122,7 +148,7 @@ class TestQuick:
 
     def test_criteria_follow_from_what_was_measured(self, quick: dict[str, Any]) -> None:
         points = {one["point"] for one in quick["criteria"]}
-        assert points == {"1", "2", "3", "4", "-"}
+        assert points == {"1", "2", "3", "4", "6", "-"}
         for one in quick["criteria"]:
             sign = 1 if one["at_least"] else -1
             assert one["is_met"] == (
@@ -137,6 +163,98 @@ class TestQuick:
         assert "HAProxy" in machine["peers"]["haproxy"]
         assert machine["packages"]["aiohttp"]
         assert quick["plan"]["rounds"] == QUICK.rounds
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A small crowd, and a low ceiling."""
+    folder = tmp_path_factory.mktemp("crowd")
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--json", str(folder / "all.json")]
+    command += ["--only", "crowd", "--only", "ceiling", "--plot", str(folder / "all.svg")]
+    ran = subprocess.run(
+        command, cwd=_ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "A crowd: 60 connections, 20 of them" in ran.stdout
+    assert "60 connections, 20 of them speak" in (folder / "all.svg").read_text()
+    record: dict[str, Any] = json.loads((folder / "all.json").read_text())
+    return record
+
+
+class TestCrowd:
+    def test_a_crowd_is_listened_to_and_weighed(self, few: dict[str, Any]) -> None:
+        crowd = few["rounds"]["crowd"]
+        assert (crowd["connections"], crowd["speaking"]) == (QUICK.crowd, QUICK.crowd_speaking)
+        assert crowd["chunks"] >= 2 * QUICK.crowd_speaking
+        for way in ("", "direct_"):
+            p50, p99, p999 = (crowd[f"{way}{name}_us"] for name in ("p50", "p99", "p999"))
+            assert 0 < p50 <= p99 <= p999
+        assert crowd["cpu_us"] > 0
+        assert len(crowd["memory"]) == 8
+        assert crowd["settled"] == 2
+        assert min(crowd["memory"]) > 1_000_000
+        assert [one["point"] for one in few["criteria"]] == ["5", "5", "-", "-"]
+
+    def test_every_mode_of_ours_has_a_ceiling(self, few: dict[str, Any]) -> None:
+        ceilings = few["rounds"]["ceiling"]
+        assert list(ceilings) == [mode.name for mode in MODES if mode.peer == PROXY]
+        for found in ceilings.values():
+            assert 0 <= found["speaking"] <= QUICK.ceiling
+            assert found["ended_by"] in ("untried", "core", "latency", "load")
+            if found["speaking"]:
+                assert found["by_cpu"] == pytest.approx(0.95e6 / found["cpu_us"] * 4096 / 48_000)
+
+    async def test_who_is_silent_and_let_go_is_an_error(self) -> None:
+        async with Load() as load:
+            pair = await load.open(load.port)
+            crowd.check_silent(pair)
+            pair.server.close()
+            await until(lambda: _is_readable(pair.client))
+            with pytest.raises(LoadError, match="closed who was silent"):
+                crowd.check_silent(pair)
+            pair.close()
+
+    @pytest.mark.parametrize(
+        ("room", "held"), [(0, 0), (3, 0), (5, 5), (7, 7), (1000, 1000), (1039, 1016)]
+    )
+    async def test_the_ceiling_is_found_to_a_sixteenth(self, room: int, held: int) -> None:
+        tried = []
+
+        async def attempt(speakers: int) -> Attempt:
+            tried.append(speakers)
+            return Attempt(speakers, 100, 50, 0.94 if speakers <= room else 0.96, 0.1)
+
+        found = await crowd.ceiling(attempt, 9000, 4096)
+        assert found.ended_by == "core"
+        assert room - max(1, room // 16) < found.speaking <= room or room < 5
+        assert len(tried) < 30
+
+    async def test_a_ceiling_is_not_lowered_by_one_that_fails_by_chance(self) -> None:
+        tried: list[int] = []
+
+        async def attempt(speakers: int) -> Attempt:
+            tried.append(speakers)
+            return Attempt(speakers, 30_000 if len(tried) == 2 else 100, 50, 0.5, 0.1)
+
+        found = await crowd.ceiling(attempt, 10, 4096)
+        assert (found.speaking, found.ended_by) == (10, "untried")
+        assert tried == [5, 10, 10]
+
+    @pytest.mark.parametrize(
+        ("found", "problem"),
+        [
+            (Attempt(1, 20_000, 1, 0.94, 0.79), None),
+            (Attempt(1, 20_001, 1, 0.94, 0.79), "latency"),
+            (Attempt(1, math.inf, math.nan, 0.5, 0.8), "load"),
+            (Attempt(1, math.inf, math.nan, 0.95, 0.9), "core"),
+        ],
+    )
+    def test_why_no_more_are_held(self, found: Attempt, problem: str | None) -> None:
+        assert found.fails_by == problem
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 class TestAccounting:
@@ -209,6 +327,17 @@ class TestLoad:
                 await speaker.done
             pair.close()
 
+    async def test_speech_that_is_not_taken_is_an_error(self) -> None:
+        async with Load() as load:
+            pair = await load.open(load.port)
+            block = Block.of(pcm(), 65536)
+            speaker = Speaker(pair, block, 0)
+            speaker.start(0)
+            asyncio.get_running_loop().remove_reader(pair.client)  # it does not listen
+            with pytest.raises(FullError):
+                await speaker.done
+            pair.close()
+
 
 @pytest.mark.parametrize(("share", "expected"), [(0, 1), (0.5, 3), (0.99, 4), (1, 4)])
 def test_quantile(share: float, expected: float) -> None:
@@ -254,7 +383,18 @@ def made_up() -> Results:
             "nginx": [Handshakes(10, 100, 70)],
             "audio-proxy": [Handshakes(10, 100, 209)],
         },
+        workers={
+            ONE_WORKER: [Workers(10, 100, 30, 1, 1)],
+            TWO_WORKERS: [Workers(20, 200, 32.9, 2, 0.5)],
+        },
+        crowd=_crowd(20_099, 101_900_000),
     )
+
+
+def _crowd(p99: float, most: int) -> Crowd:
+    memory = (90_000_000, 95_000_000, 100_000_000, most, 99_000_000)
+    shares = (0.5, 0.5, 0.05, 0.05)
+    return Crowd(8000, 400, 10, 200, p99, 0, 50, 100, 0, 60, *shares, 1, memory, 2)
 
 
 def _missed(results: Results) -> list[str]:
@@ -263,7 +403,7 @@ def _missed(results: Results) -> list[str]:
 
 class TestCriteria:
     def test_what_keeps_its_limit_is_met(self, made_up: Results) -> None:
-        assert len(criteria(made_up)) == 15
+        assert len(criteria(made_up)) == 20
         assert _missed(made_up) == []
 
     def test_bulk(self, made_up: Results) -> None:
@@ -302,6 +442,19 @@ class TestCriteria:
             "audio-proxy gzip: memory per idle connection",
             "audio-proxy gzip: memory per speaking connection",
             "CPU per handshake ÷ nginx",
+        ]
+
+    def test_crowd_and_workers(self, made_up: Results) -> None:
+        noisy = _crowd(20_101, 102_100_000)
+        made_up.crowd = dataclasses.replace(noisy, load_busy=0.51, waited=0.06)
+        assert made_up.crowd.growth_bytes == 2_100_000
+        made_up.workers[TWO_WORKERS] = [Workers(20, 200, 33.1, 2, 0.5)]
+        assert _missed(made_up) == [
+            "crowd of 8,000, 400 speaking: added latency p99",
+            "crowd of 8,000, 400 speaking: growth of memory from 2 s on",
+            "two workers, gzip in bulk: CPU per chunk ÷ one worker's",
+            "crowd: share of its core that the load takes",
+            "crowd: share of the time that the proxy or the load waited for its core, at most",
         ]
 
     def test_what_cannot_be_compared_is_missed(self) -> None:
@@ -346,6 +499,7 @@ class TestCommand:
             ("--modes", "squid"),
             ("--only", "sleep"),
             ("--plot", "a.gif"),
+            ("--only", "crowd", "--crowd", "10"),
         ],
     )
     def test_what_makes_no_sense_is_refused(self, arguments: tuple[str, ...]) -> None:
@@ -354,4 +508,5 @@ class TestCommand:
 
     def test_steps_are_counted(self) -> None:
         assert Plan(kinds=("memory",), memory_rounds=3).steps == 3 * len(_THROUGH)
+        assert Plan(kinds=("workers", "crowd", "ceiling"), rounds=2).steps == 4 + 1 + 5
         assert Plan(kinds=("paced",), modes=("nginx",), paced=(1,), rounds=1).steps == 3
