@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import structlog
 
@@ -16,6 +17,9 @@ GOODBYE = 1.0
 """Seconds that a client has to answer a close frame of ours."""
 DRAIN_INTERVAL = 0.1
 """Seconds between two looks at who may be closed."""
+_IN_A_ROW = 64
+"""Tunnels that are looked at before others get their turn: a look takes 2 to 7 µs, which made
+stalls of 20 to 50 ms of 8,000."""
 
 
 class Tunnels:
@@ -43,6 +47,14 @@ class Tunnels:
         if not self._open:
             self._none_left.set()
 
+    async def _each(self) -> AsyncIterator[Tunnel]:
+        """All that are open now, and still are when it is their turn."""
+        for number, tunnel in enumerate(list(self._open), 1):
+            if tunnel in self._open:
+                yield tunnel
+            if not number % _IN_A_ROW:
+                await asyncio.sleep(0)
+
     async def watch(self) -> None:
         """Abort tunnels whose time limits have passed, for ever."""
         loop = asyncio.get_running_loop()
@@ -50,10 +62,9 @@ class Tunnels:
         interval = min(2.0, self._stall_timeout / 4, self._close_timeout / 4)
         while True:
             await asyncio.sleep(interval)
-            now = loop.time()
-            for tunnel in list(self._open):
+            async for tunnel in self._each():
                 try:
-                    overdue = tunnel.overdue(now, self._stall_timeout, self._close_timeout)
+                    overdue = tunnel.overdue(loop.time(), self._stall_timeout, self._close_timeout)
                 except Exception:  # a fault in one tunnel leaves the limits of the others in force
                     log.exception("a tunnel could not be watched")
                     overdue = True
@@ -73,8 +84,8 @@ class Tunnels:
         since: dict[Tunnel, tuple[int, float]] = {}  # what it had heard, and when that was seen
         closing: dict[Tunnel, float] = {}  # when to abort it
         while self._open:
-            now = loop.time()
-            for tunnel in list(self._open):
+            async for tunnel in self._each():
+                now = loop.time()
                 if tunnel in closing or now >= end + GOODBYE:
                     if now >= min(closing.get(tunnel, now), end + GOODBYE):
                         tunnel.abort()

@@ -1,0 +1,43 @@
+"""All tunnels of a worker: looking after them holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from proxy.tunnel.registry import Tunnels
+from proxy.tunnel.tunnel import Tunnel
+from tests.support import until
+
+
+@pytest.mark.parametrize("how", ["watch", "drain"])
+async def test_others_get_their_turn_while_many_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    turns = 0
+    looks: list[int] = []  # for each tunnel looked at, the turn of the event loop
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(count)
+
+    def look(*_: object) -> bool:
+        looks.append(turns)
+        return False
+
+    monkeypatch.setattr(Tunnel, "overdue", look)
+    monkeypatch.setattr(Tunnel, "heard", property(lambda _: (0, look())))
+    monkeypatch.setattr(Tunnel, "is_delivering", False)
+    tunnels = Tunnels(stall_timeout=0.004, close_timeout=0.004)
+    for _ in range(1000):
+        tunnels.enter()
+    looking = tunnels.watch() if how == "watch" else tunnels.drain(loop.time() + 60, 60)
+    task = asyncio.create_task(looking)
+    count()
+    await until(lambda: len(looks) >= 1000)
+    task.cancel()
+    assert max(Counter(looks).values()) < 100
