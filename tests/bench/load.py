@@ -23,6 +23,8 @@ CLOSE = b"\x88\x02\x03\xe8"
 _CLOSE_REPLY = b"\x88\x82\0\0\0\0\x03\xe8"
 _KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 _READ = 1 << 20
+_HEAR = 1 << 16
+"""Bytes that a speaker's client reads at once: room for a megabyte each time is a system call."""
 _WRITE = 256 * 1024
 _ID = re.compile(rb"GET /(\d+)")
 _ORIGINAL = re.compile(rb'"original_size":(\d+)')
@@ -300,7 +302,7 @@ class Speaker:
         self._timer = self._loop.call_at(self._next, self._say)
 
     def _hear(self) -> None:
-        data = self._pair.client.recv(_READ)
+        data = self._pair.client.recv(_HEAR)
         now = perf_counter()
         if not data:
             self._fail(LoadError("the peer closed while there was speech"))
