@@ -222,7 +222,7 @@ class App:
             if request.version not in ((1, 0), (1, 1)):
                 raise ClientError("HTTP/1.1 and 1.0 are spoken here, no other version")
             if is_upgrade(request):
-                if self._all_stop():
+                if self._stopping and self._all_stop():  # the latter asks the file system
                     raise TooManyConnectionsError("the proxy is stopping")
                 return await self._upgrades.handle(request)
             return await self._passthrough.handle(request)
@@ -303,8 +303,8 @@ class App:
 
     def _drain_all(self) -> None:
         """Somebody asks for the end of all workers."""
+        self._begin_to_stop()
         if self._place is None:
-            self._begin_to_stop()
             self.stop.set()
         else:
             self._place.roster.drain()

@@ -105,6 +105,7 @@ class Front(web.Server):
             "max_field_size": 64 * 1024,
             "max_headers": 256,
             "keepalive_timeout": 75.0,
+            "tcp_keepalive": False,  # inherited from the listener
             "lingering_time": close_timeout,
         }
         super().__init__(handler, handler_cancellation=True)
@@ -204,13 +205,15 @@ class _EarlyBytes:
         pass
 
 
-async def flush(request: web.BaseRequest) -> None:
-    """Wait until aiohttp is not holding its writing back.
+async def flush(request: web.BaseRequest, stall_timeout: float | None = None) -> None:
+    """Wait until aiohttp is not holding its writing back, for `stall_timeout` seconds.
 
     An earlier answer on the same connection may still be on its way; what is left of it then is
     little, and the transport's. Raises ConnectionResetError where the client is gone.
     """
-    await request.writer.drain()
+    if request.protocol.writing_paused:
+        async with asyncio.timeout(stall_timeout):
+            await request.writer.drain()
     if request.transport is None or request.transport.is_closing():
         raise ConnectionResetError("the client is gone")
 
@@ -229,5 +232,6 @@ def take_over(request: web.BaseRequest) -> tuple[asyncio.Transport, bytes]:
     connection.set_parser(early)  # type: ignore[arg-type]  # duck-typed: feed_data, feed_eof
     transport.pause_reading()
     connection.transport = None
-    connection.connection_lost(None)
+    # Told at once, it would cancel the handler, which is about to end anyway.
+    request.task.add_done_callback(lambda _: connection.connection_lost(None))
     return transport, bytes(early.data)

@@ -59,16 +59,12 @@ def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     """`headers` without those that are meant for one hop, in their order and spelling."""
     headers = list(headers)
-    named = {
+    dropped = _HOP_BY_HOP.union(
         name
         for name in tokens(headers, b"connection")
         if name not in _END_TO_END and not name.startswith(_WEBSOCKET)
-    }
-    return [
-        (name, value)
-        for name, value in headers
-        if (lower := name.lower()) not in _HOP_BY_HOP and lower not in named
-    ]
+    )
+    return [header for header in headers if header[0].lower() not in dropped]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +97,11 @@ def hop_of(request: web.BaseRequest) -> Hop:
     peername = transport.get_extra_info("peername") if transport is not None else None
     if not isinstance(peername, tuple):
         return Hop(None, request.secure, authority)
-    address = ip_address(peername[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return Hop(str(address).partition("%")[0], request.secure, authority)
+    peer: str = peername[0]
+    if ":" in peer:
+        address = IPv6Address(peer)
+        peer = str(address.ipv4_mapped or address).partition("%")[0]
+    return Hop(peer, request.secure, authority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +121,12 @@ class ForwardingRules:
         proto = b"https" if hop.secure else b"http"
         host = b""
         before: dict[bytes, list[bytes]] = {name: [] for name in _FORWARDING}
+        is_trusted = self._trusts(hop.peer)
         kept: RawHeaders = []
         for name, value in headers:
             lower = name.lower()
             if lower in before:
-                if value:
+                if value and is_trusted:
                     before[lower].append(value)
                 continue
             if lower == b"host":
@@ -136,8 +134,6 @@ class ForwardingRules:
                 if self.host is not None:
                     value = self.host
             kept.append((name, value))
-        if not self._trusts(hop.peer):
-            before = {name: [] for name in before}
         peer = hop.peer.encode("ascii") if hop.peer else b"unknown"
         node = b'"[%b]"' % peer if b":" in peer else peer
         quoted = host.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
@@ -154,5 +150,7 @@ class ForwardingRules:
     def _trusts(self, peer: str | None) -> bool:
         if peer is None:
             return self.trust_unix
+        if not self.trusted_networks:
+            return False
         address = ip_address(peer)
         return any(address in network for network in self.trusted_networks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -35,6 +36,16 @@ def tune(sock: socket.socket, stall_timeout: float) -> None:
         option = getattr(socket, name, None)  # not every system has them all
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def tune_transport(transport: asyncio.BaseTransport, stall_timeout: float) -> None:
+    """`tune` the socket of a transport."""
+    # uvloop's stand-in for it makes a real one for each option: 66 us for all of them, so 31.
+    sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        tune(sock, stall_timeout)
+    finally:
+        sock.detach()
 
 
 def bound(sock: socket.socket, address: Address) -> Address:

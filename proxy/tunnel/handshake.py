@@ -41,11 +41,13 @@ def split_target(
     occurrence asked for. The question mark goes too where nothing is left behind it.
     """
     path, mark, query = target.partition(b"?")
+    if not mark:
+        return target, ()
     kept: list[bytes] = []
     value: bytes | None = None
     for part in query.split(b"&"):
         name, _, text = part.partition(b"=")
-        if mark and _decode(name) == parameter:
+        if _decode(name) == parameter:
             value = _decode(text)
         else:
             kept.append(part)
@@ -65,10 +67,9 @@ def request_headers(headers: RawHeaders, *, opted_in: bool) -> RawHeaders:
 
     An opted-in client's extensions stay behind, so that the audio arrives plain.
     """
-    kept = [
-        (name, value) for name, value in headers if not (opted_in and name.lower() == _EXTENSIONS)
-    ]
-    return [*kept, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    if opted_in:
+        headers = [header for header in headers if header[0].lower() != _EXTENSIONS]
+    return [*headers, (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
 
 
 def accept_of(key: bytes) -> bytes:

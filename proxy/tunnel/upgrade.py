@@ -12,9 +12,10 @@ from aiohttp import web
 from proxy.audio.algorithms import INSTALLED
 from proxy.audio.counters import Counters
 from proxy.audio.settings import AudioSettings
+from proxy.errors import BackendTimeoutError
 from proxy.http.front import Sent, flush, raw_target, relay_response, take_over
 from proxy.http.headers import ForwardingRules, end_to_end, hop_of
-from proxy.http.upstream import Backend, Exchange, time_limit
+from proxy.http.upstream import Backend, Exchange
 from proxy.tunnel.encoder import Encoder
 from proxy.tunnel.filtered_leg import FilteredLeg
 from proxy.tunnel.handshake import check_switch, request_headers, split_target, switch_head
@@ -47,22 +48,23 @@ class Upgrades:
         """Relay one handshake. Raises ClientError or BackendError while nothing is answered yet."""
         target, algorithms = split_target(raw_target(request), self.query_parameter, INSTALLED)
         headers = self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
-        head = self.backend.request(
+        head = self.backend.handshake(
             request.method, target, request_headers(headers, opted_in=bool(algorithms))
         )
         exchange: Exchange | None = None
         try:
-            async with time_limit(self.handshake_timeout, "the backend did not answer in time"):
-                exchange = await self.backend.connect()
-                await exchange.send_request(head)
-                await exchange.end_request()
-                response = await exchange.response()
+            try:
+                async with asyncio.timeout(self.handshake_timeout):
+                    exchange = await self.backend.connect()
+                    await exchange.send_handshake(head)
+                    response = await exchange.response()
+            except TimeoutError as error:
+                raise BackendTimeoutError("the backend did not answer in time") from error
             if isinstance(response, h11.Response):
                 return await relay_response(request, response, exchange, self.stall_timeout)
             answer = response.headers.raw_items()
             check_switch(answer, _key_of(request), opted_in=bool(algorithms))
-            async with asyncio.timeout(self.stall_timeout):
-                await flush(request)
+            await flush(request, self.stall_timeout)
             self._open(
                 request, exchange, switch_head(response.reason, answer, algorithms), algorithms
             )

@@ -317,7 +317,8 @@ class School:
     async def _attend(self, listen: Address, left: Callable[[Learner], None]) -> None:
         while not self.is_over:
             learner = await self.join(listen)
-            await learner.ended
+            await asyncio.wait([learner.ended])  # who is cancelled here has not left
+            learner.ended.result()
             left(learner)
 
     async def join(self, listen: Address, *, endless: bool = False) -> Learner:
