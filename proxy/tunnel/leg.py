@@ -45,7 +45,8 @@ _MOST_BUFFERS = 1024
 
 # One for all legs: what is read leaves it before another leg reads, so that nothing is allocated
 # or copied on the way through. In bulk, that takes 0.85 of the CPU of a buffer for each read.
-_read = memoryview(bytearray(READ_SIZE))
+_bytes = bytearray(READ_SIZE)
+_read = memoryview(_bytes)
 
 
 class Leg(asyncio.BufferedProtocol):
@@ -299,7 +300,20 @@ class Leg(asyncio.BufferedProtocol):
 
 
 class BackendLeg(Leg):
-    """The backend's leg; what it receives passes as it is."""
+    """The backend's leg, which knows where the frames end that come of it."""
+
+    __slots__ = ()
+
+    def close_client(self, *, at_once: bool) -> bool:
+        """Close the client's WebSocket, unless the backend has. False: not now, within a frame.
+
+        `at_once`: a message of which nothing has been sent is not waited for.
+        """
+        raise NotImplementedError
+
+
+class PassingLeg(BackendLeg):
+    """A backend's leg; what it receives passes as it is."""
 
     __slots__ = ("_walker",)
 
@@ -307,19 +321,18 @@ class BackendLeg(Leg):
         super().__init__(transport, on_lost)
         self._walker = FrameWalker()
 
-    def receive(self, data: Buffer) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: they go to the client."""
-        self._walker.feed(data)
-        self.heard = now()
-        peer = self.peer
-        if peer.state is _OPEN:
-            peer.write(data)
+        self._walker.feed(_bytes, nbytes)
+        super().receive(_read[:nbytes])
+
+    def receive(self, data: Buffer) -> None:
+        """See `Leg.receive`."""
+        self._walker.feed(bytes(data), len(data))
+        super().receive(data)
 
     def close_client(self, *, at_once: bool) -> bool:
-        """Close the client's WebSocket, unless the backend has. False: not now, within a frame.
-
-        `at_once`: a message of which nothing has been sent is not waited for.
-        """
+        """See `BackendLeg`."""
         if self.peer.state is not State.OPEN or self._walker.closed:
             return True
         if not self._walker.is_between:

@@ -19,7 +19,7 @@ from proxy.http.upstream import Backend, Exchange
 from proxy.tunnel.encoder import Encoder
 from proxy.tunnel.filtered_leg import FilteredLeg
 from proxy.tunnel.handshake import check_switch, request_headers, split_target, switch_head
-from proxy.tunnel.leg import BackendLeg, Leg
+from proxy.tunnel.leg import BackendLeg, Leg, PassingLeg
 from proxy.tunnel.registry import Tunnels
 from proxy.websocket.audio_filter import AudioFilter, LivePolicy
 
@@ -93,7 +93,7 @@ class Upgrades:
                 to_backend, tunnel.leg_lost, audio_filter, self.encoder, self.opus_flush
             )
         else:
-            backend = BackendLeg(to_backend, tunnel.leg_lost)
+            backend = PassingLeg(to_backend, tunnel.leg_lost)
         tunnel.join(client, backend)
         client.attach(self.write_buffer)
         client.write(head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from proxy.errors import FrameError
-from proxy.websocket.segments import Buffer
 
 CONTINUATION = 0x0
 TEXT = 0x1
@@ -52,14 +51,19 @@ def parse_header(data: bytes | bytearray, at: int) -> tuple[int, int, int] | Non
     return first, 10, size
 
 
-def run_length(data: Buffer, at: int, header_size: int, step: int, most: int) -> int:
+def run_length(data: bytes | bytearray, at: int, header_size: int, step: int, most: int) -> int:
     """How many frames in a row are like the one that starts at `data[at]`: the same header, every
     `step` bytes. At most `most`, whose headers must be within `data`.
 
     Column by column, not frame by frame: of 40 frames it takes as long as of 4.
     """
+    if most > 1 and header_size == 4 and not step % 4:
+        # All four bytes at once, where they stand every so many of such words.
+        words = memoryview(data)[at : at + step * most - step + 4].cast("I")[:: step // 4]
+        if words.tobytes() == data[at : at + 4] * most:
+            return most
     for column in range(at, at + header_size) if most > 1 else ():
-        found = bytes(data[column : column + most * step : step])
+        found = data[column : column + most * step : step]
         most -= len(found.lstrip(found[:1]))
     return most
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from proxy.websocket.frames import CLOSE, run_length
-from proxy.websocket.segments import Buffer
 
 
 class FrameWalker:
@@ -25,14 +24,14 @@ class FrameWalker:
         """Whether the stream stands between two frames: others may be put there."""
         return not self._left and not self._head and not self.closed
 
-    def feed(self, data: Buffer) -> None:
-        """Take the next bytes of the stream."""
-        at, end = self._left, len(data)
+    def feed(self, data: bytes | bytearray, end: int) -> None:
+        """Take the next bytes of the stream, those of `data` before `end`."""
+        at = self._left
         if at >= end:
             self._left = at - end
             return
         if self._head:
-            data = self._head + bytes(data)
+            data = self._head + data[:end]
             end = len(data)
             self._head = b""
         while at + 1 < end:
@@ -51,5 +50,5 @@ class FrameWalker:
             step = body + size - at
             at += step * run_length(data, at, body - at, step, (end - body) // step + 1)
         if at < end:
-            self._head = bytes(data[at:])
+            self._head = bytes(data[at:end])
         self._left = max(0, at - end)

@@ -39,7 +39,7 @@ def test_it_knows_where_frames_end(
     ends = ends_of(wires)
     walker, passed = FrameWalker(), 0
     for read in cut(b"".join(wires), reads):
-        walker.feed(read)
+        walker.feed(read + b"\x88\xff stale", len(read))
         passed += len(read)
         assert walker.is_between == (passed in ends)
         assert not walker.closed
@@ -52,7 +52,7 @@ def test_behind_a_close_frame_nothing_may_be_put(sent: list, reads: list[int]) -
     wire = before + wire_of([Frame(Opcode.CLOSE, b"\x03\xe8bye")]) + binary(b"never").wire
     walker, passed = FrameWalker(), 0
     for read in cut(wire, reads):
-        walker.feed(read)
+        walker.feed(read + b"\x88\xff stale", len(read))
         passed += len(read)
         assert walker.closed <= (passed > len(before))
         if passed > len(before) + 1:
@@ -62,7 +62,7 @@ def test_behind_a_close_frame_nothing_may_be_put(sent: list, reads: list[int]) -
 
 def test_a_size_that_cannot_be_is_waited_for() -> None:
     walker = FrameWalker()
-    walker.feed(b"\x82\x7f" + b"\xff" * 8 + b"abc")
+    walker.feed(b"\x82\x7f" + b"\xff" * 8 + b"abc", 13)
     assert not walker.is_between
-    walker.feed(b"d" * 1000)
+    walker.feed(b"d" * 1000, 1000)
     assert not walker.is_between
