@@ -232,6 +232,5 @@ def take_over(request: web.BaseRequest) -> tuple[asyncio.Transport, bytes]:
     connection.set_parser(early)  # type: ignore[arg-type]  # duck-typed: feed_data, feed_eof
     transport.pause_reading()
     connection.transport = None
-    # Told at once, it would cancel the handler, which is about to end anyway.
-    request.task.add_done_callback(lambda _: connection.connection_lost(None))
+    connection.connection_lost(None)
     return transport, bytes(early.data)

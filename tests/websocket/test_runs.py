@@ -103,7 +103,7 @@ def talks(draw: st.DrawFn) -> list[Item]:
     return sent
 
 
-@examples(150)
+@examples(60)
 @given(
     talks(),
     read_sizes,

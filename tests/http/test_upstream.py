@@ -1,0 +1,64 @@
+"""A handshake's head, written without h11, is what h11 would have written."""
+
+from __future__ import annotations
+
+import h11
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from proxy.errors import ClientError
+from proxy.http.headers import RawHeaders
+from proxy.http.upstream import Backend
+
+BACKEND = Backend("127.0.0.1", 80)
+
+odd = st.sampled_from((b"\r", b"\n", b"\r\n", b":", b": ", b" ", b"\t", b"\0", b"\x7f", b"\xe9"))
+letters = st.binary(min_size=1, max_size=3)
+plain = st.sampled_from((b"X-A", b"b", b"/a?b=c", b"host", b"Content-Length", b"1", b"a b"))
+texts = st.lists(plain | odd | letters, max_size=3).map(b"".join)
+
+
+def as_h11_writes(target: bytes, headers: RawHeaders) -> bytes:
+    """Raises h11.LocalProtocolError where it would not."""
+    http = h11.Connection(h11.CLIENT)
+    return http.send(h11.Request(method="GET", target=target, headers=headers))
+
+
+@settings(deadline=None, max_examples=1000)
+@given(texts, st.lists(st.tuples(texts, texts), max_size=4))
+@example(b"/", [(b"A", b"1\r\nB: 2")])
+@example(b"/", [(b"A: 1\r\nB", b"2")])
+@example(b"/", [(b"A: 1", b"2")])
+@example(b"/", [(b"", b"1")])
+@example(b"/", [(b"A", b" 1")])
+@example(b"/", [(b"A", b"1 ")])
+@example(b"/", [(b"A", b"1\t 2")])
+@example(b"/", [(b"A", b"")])
+@example(b"/", [(b"A", b"1\r\n 2")])
+@example(b"/", [(b"HOST", b"b")])
+@example(b"/", [(b"Content-Length", b"0"), (b"content-length", b"1")])
+@example(b"/ HTTP/1.1\r\nA: 1\r\nB:", [(b"C", b"2")])
+@example(b"/\xe9", [])
+@example(b"", [])
+def test_a_handshake_is_written_as_h11_would(target: bytes, headers: RawHeaders) -> None:
+    headers = [(b"Host", b"a"), *headers]
+    try:
+        expected = as_h11_writes(target, headers)
+    except h11.LocalProtocolError:
+        if sum(name.lower() == b"content-length" for name, _ in headers) == 1:
+            return  # what it says is the front's to check: nothing is sent by it
+        with pytest.raises(ClientError):
+            BACKEND.handshake("GET", target, headers)
+        return
+    try:
+        assert BACKEND.handshake("GET", target, headers) == expected
+    except ClientError:  # h11 takes twice the same for once
+        assert sum(name.lower() == b"content-length" for name, _ in headers) > 1
+
+
+def test_a_handshake_keeps_every_byte_and_the_order() -> None:
+    headers = [(b"Cookie", b"a=\xe9"), (b"hOST", b"a"), (b"X", b"")]
+    assert BACKEND.handshake("POST", b"/a%2F?b", headers) == (
+        b"POST /a%2F?b HTTP/1.1\r\nCookie: a=\xe9\r\nhOST: a\r\nX: \r\n\r\n"
+    )
