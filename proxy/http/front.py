@@ -109,16 +109,25 @@ class Front(web.Server):
             "lingering_time": close_timeout,
         }
         super().__init__(handler, handler_cancellation=True)
+        self.serving = 0
+        """How many connections it has. `connections` keeps those that were taken over, or lost,
+        until their handler has returned."""
 
     def __call__(self) -> _Connection:
         """The protocol for one more connection."""
         return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
-    @property
-    def serving(self) -> int:
-        """How many connections it has. `connections` keeps those that were taken over, or lost,
-        until their handler has returned."""
-        return sum(connection.transport is not None for connection in self.connections)
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """See `serving`."""
+        super().connection_made(handler, transport)
+        self.serving += 1
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        """See `serving`."""
+        super().connection_lost(handler, exc)
+        self.serving -= 1
 
 
 def raw_target(request: web.BaseRequest) -> bytes:

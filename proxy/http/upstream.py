@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import h11
@@ -27,6 +27,15 @@ _VALUE = rb"(?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?"
 _TOKENS = re.compile(_TOKEN)
 _REQUEST = re.compile(
     _TOKEN + rb" [\x21-\x7e]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": " + _VALUE + rb"\r\n)+\r\n"
+)
+
+_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(" + _VALUE + rb")[ \t]*\r\n")
+_SWITCH = re.compile(
+    rb"HTTP/1\.1 101(?: ((?:[ \t]|[^\x00\s])*))?\r\n((?:"
+    + _TOKEN
+    + rb":[ \t]*"
+    + _VALUE
+    + rb"[ \t]*\r\n)*)\r\n"
 )
 
 _ASKED = {
@@ -76,7 +85,7 @@ class Backend:
     def handshake(self, method: str, target: bytes, headers: RawHeaders) -> bytes:
         """The head of a request that has no body, as it is sent. Raises ClientError like `request`.
 
-        h11 takes 65 us to check and write it, this 8.
+        h11 takes 45 us to check and write it, this 8.
         """
         target, headers = self._addressed(target, headers)
         lines = [b"%b %b HTTP/1.1" % (method.encode(), target)]
@@ -134,6 +143,24 @@ async def time_limit(seconds: float, message: str) -> AsyncIterator[None]:
         raise BackendTimeoutError(message) from error
 
 
+class Switch(NamedTuple):
+    """The head of a 101."""
+
+    reason: bytes
+    headers: RawHeaders
+
+
+def read_switch(data: bytes) -> tuple[Switch, bytes] | None:
+    """A 101 that has come whole, and what came behind its head. None: it is h11's to judge.
+
+    Only what h11 reads in the same way, 7 us instead of 40.
+    """
+    found = _SWITCH.match(data)
+    if found is None:
+        return None
+    return Switch(found[1] or b"", _FIELD.findall(found[2])), data[found.end() :]
+
+
 class Exchange(asyncio.Protocol):
     """One request and its answer, on a connection of its own.
 
@@ -142,11 +169,13 @@ class Exchange(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._http: h11.Connection | None = None
+        self._held = b""  # received, and not given to it
+        self._asked: h11.Request | None = None
         self._transport: asyncio.Transport
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
-        self._unread = False  # h11 was given something that it has not been asked about
+        self._unread = False  # something was received that has not been looked at
         self._lost = False
         self._ended = False
 
@@ -188,11 +217,11 @@ class Exchange(asyncio.Protocol):
 
     async def send_request(self, request: h11.Request) -> None:
         """Send the head of the request."""
-        await self._send(request)
+        await self._write(self._begin(request))
 
     async def send_handshake(self, head: bytes) -> None:
         """Send a handshake: the bytes of a whole request that asks to switch protocols."""
-        self._http.send(_ASKED[head.startswith(b"HEAD ")])
+        self._asked = _ASKED[head.startswith(b"HEAD ")]
         await self._write(head)
 
     async def send_body(self, data: bytes) -> None:
@@ -203,15 +232,15 @@ class Exchange(asyncio.Protocol):
         """The request is complete."""
         await self._send(h11.EndOfMessage())
 
-    async def response(self) -> h11.Response | h11.InformationalResponse:
+    async def response(self) -> h11.Response | Switch:
         """The answer's head: a final one, or 101. Raises BackendError."""
         while True:
             event = await self._next_event()
-            if isinstance(event, h11.Response):
+            if isinstance(event, h11.Response | Switch):
                 return event
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
-                    return event
+                    return Switch(event.reason, event.headers.raw_items())
                 continue  # 100, 103: for this hop, or of no use to the client by now
             raise BackendError("the backend closed the connection without an answer")
 
@@ -236,7 +265,7 @@ class Exchange(asyncio.Protocol):
         It may be closing already; what it said before counts. Raises BackendError where that is
         nothing.
         """
-        data, _ = self._http.trailing_data
+        data = self._http.trailing_data[0] if self._http is not None else self._held
         if self._transport.is_closing() and not data:
             raise BackendError("the backend closed the connection during the handshake")
         return self._transport, data
@@ -252,7 +281,18 @@ class Exchange(asyncio.Protocol):
 
     # Inside.
 
-    async def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+    def _begin(self, request: h11.Request) -> bytes:
+        """Leave it to h11, from the request on, whose head is returned."""
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        head = self._http.send(request)
+        if self._held:
+            self._http.receive_data(self._held)
+        if self._ended:
+            self._http.receive_data(b"")
+        return head
+
+    async def _send(self, event: h11.Data | h11.EndOfMessage) -> None:
+        assert self._http is not None
         await self._write(self._http.send(event))
 
     async def _write(self, data: bytes) -> None:
@@ -263,11 +303,11 @@ class Exchange(asyncio.Protocol):
         if self._writable is not None:
             await self._writable
 
-    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    async def _next_event(self) -> h11.Event | Switch | type[h11.NEED_DATA] | type[h11.PAUSED]:
         while True:
             if self._unread:
                 try:
-                    event = self._http.next_event()
+                    event = self._read()
                 except h11.RemoteProtocolError as error:
                     if self._ended:
                         raise BackendError("the backend closed the connection too early") from error
@@ -281,13 +321,26 @@ class Exchange(asyncio.Protocol):
             self._transport.resume_reading()
             await self._readable
 
+    def _read(self) -> h11.Event | Switch | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self._http is None:
+            if (found := read_switch(self._held)) is not None:
+                switch, self._held = found
+                return switch
+            assert self._asked is not None
+            self._begin(self._asked)
+        assert self._http is not None
+        return self._http.next_event()
+
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
             self._receive(b"")
 
     def _receive(self, data: bytes) -> None:
-        self._http.receive_data(data)
+        if self._http is None:
+            self._held += data
+        else:
+            self._http.receive_data(data)
         self._unread = True
         if self._readable is not None and not self._readable.done():
             self._readable.set_result(None)

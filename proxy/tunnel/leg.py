@@ -37,14 +37,14 @@ _OPEN = State.OPEN  # an enum's members are looked up in 0.1 us
 PEER_FULL = 1
 """Why a leg's reading is paused; each reason is a bit of its own."""
 
-READ_SIZE = 256 * 1024
+READ_SIZE = 512 * 1024
 """Bytes that are read at once, at most."""
 
 _MOST_BUFFERS = 1024
 """That one system call takes: IOV_MAX."""
 
 # One for all legs: what is read leaves it before another leg reads, so that nothing is allocated
-# or copied on the way through. In bulk, that takes 0.85 of the CPU of a buffer for each read.
+# or copied on the way through. In bulk, with half of it the CPU is 1.1 to 1.2 times as much.
 _bytes = bytearray(READ_SIZE)
 _read = memoryview(_bytes)
 
@@ -324,7 +324,10 @@ class PassingLeg(BackendLeg):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: they go to the client."""
         self._walker.feed(_bytes, nbytes)
-        super().receive(_read[:nbytes])
+        self.heard = now()
+        peer = self.peer
+        if peer.state is _OPEN:
+            peer.write(_read[:nbytes])
 
     def receive(self, data: Buffer) -> None:
         """See `Leg.receive`."""

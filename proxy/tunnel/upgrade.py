@@ -62,12 +62,9 @@ class Upgrades:
                 raise BackendTimeoutError("the backend did not answer in time") from error
             if isinstance(response, h11.Response):
                 return await relay_response(request, response, exchange, self.stall_timeout)
-            answer = response.headers.raw_items()
-            check_switch(answer, _key_of(request), opted_in=bool(algorithms))
+            check_switch(response.headers, _key_of(request), opted_in=bool(algorithms))
             await flush(request, self.stall_timeout)
-            self._open(
-                request, exchange, switch_head(response.reason, answer, algorithms), algorithms
-            )
+            self._open(request, exchange, switch_head(*response, algorithms), algorithms)
             exchange = None
         finally:
             if exchange is not None:

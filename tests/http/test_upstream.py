@@ -1,4 +1,4 @@
-"""A handshake's head, written without h11, is what h11 would have written."""
+"""What is said to h11 in fewer words is what h11 would have said; and what is used of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from proxy.errors import ClientError
 from proxy.http.headers import RawHeaders
-from proxy.http.upstream import Backend
+from proxy.http.upstream import Backend, read_switch
 
 BACKEND = Backend("127.0.0.1", 80)
+REQUEST = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Upgrade", "websocket")])
 
 odd = st.sampled_from((b"\r", b"\n", b"\r\n", b":", b": ", b" ", b"\t", b"\0", b"\x7f", b"\xe9"))
 letters = st.binary(min_size=1, max_size=3)
@@ -61,4 +62,44 @@ def test_a_handshake_keeps_every_byte_and_the_order() -> None:
     headers = [(b"Cookie", b"a=\xe9"), (b"hOST", b"a"), (b"X", b"")]
     assert BACKEND.handshake("POST", b"/a%2F?b", headers) == (
         b"POST /a%2F?b HTTP/1.1\r\nCookie: a=\xe9\r\nhOST: a\r\nX: \r\n\r\n"
+    )
+
+
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nconnection:Upgrade \r\n"
+    b"X-Odd: \xe9\r\n folded\r\n\r\n"
+)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.integers(0, len(SWITCH)), st.integers(0, 3), odd | letters | st.just(b""))
+@example(len(SWITCH), 0, b"\x81\x00")
+@example(13, 0, b"1")
+@example(len(SWITCH) - 12, 12, b"\r\n\r\n")
+def test_a_101_is_read_as_h11_would(at: int, removed: int, put: bytes) -> None:
+    data = SWITCH[:at] + put + SWITCH[at + removed :]
+    http = h11.Connection(h11.CLIENT)
+    http.send(REQUEST)
+    http.receive_data(data)
+    try:
+        expected = http.next_event()
+    except h11.RemoteProtocolError:
+        expected = h11.NEED_DATA
+    found = read_switch(data)
+    if found is not None:
+        switch, behind = found
+        assert isinstance(expected, h11.InformationalResponse)
+        assert expected.status_code == 101
+        assert switch == (expected.reason, expected.headers.raw_items())
+        assert behind == http.trailing_data[0]
+
+
+def test_an_ordinary_101_is_read_without_h11() -> None:
+    data = SWITCH.replace(b"\r\n folded", b"") + b"\x81\x00"
+    assert read_switch(data) == (
+        (
+            b"Switching Protocols",
+            [(b"Upgrade", b"websocket"), (b"connection", b"Upgrade"), (b"X-Odd", b"\xe9")],
+        ),
+        b"\x81\x00",
     )

@@ -85,7 +85,7 @@ async def test_a_client_that_stops_reading(target: bytes, tmp_path: Path) -> Non
         print(f"KiB a connection: {in_process / 1024:.0f}, in its queues {max(in_kernel) / 1024}")
         assert len(to_clients) == len(to_backend) == STALLED
         assert in_process < MIB
-        assert max(in_kernel) < MIB
+        assert max(in_kernel) < 1.5 * MIB
         await one_chunk(proxy, target)
         await until(lambda: proxy.sockets() <= sockets, seconds=4 + 5)
 
