@@ -16,7 +16,8 @@ from proxy.demo.backend import serve
 from tests.support import pcm
 from tests.support.process import Process, proxy_process
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README_FOLDER = Path(__file__).parent.parent
+README = (README_FOLDER / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -75,6 +76,55 @@ def savings_table(report: Any) -> list[list[str]]:
         for label, name in ROWS.items()
     ]
     return [head, ["---"] * len(head), *rows]
+
+
+MEASURED = Path(__file__).parent / "bench" / "measured"
+SPEED_ROWS = {
+    "nginx": "nginx",
+    "nginx 64k": "nginx, buffers of 64 KiB",
+    "HAProxy": "HAProxy",
+    "aiohttp relay": "a relay on aiohttp",
+    "websockets relay": "a relay on `websockets`",
+    "audio-proxy": "**audio-proxy**, not opted in",
+    "audio-proxy MP3": "audio-proxy, opted in, MP3",
+    "audio-proxy gzip": "audio-proxy, gzip",
+    "audio-proxy FLAC": "audio-proxy, FLAC",
+}
+
+
+def speed_table(measured: Any) -> list[list[str]]:
+    """What the benchmark measured, as the README shows it."""
+    bulk, medians = measured["medians"]["bulk"], measured["medians"]
+    sizes = [f"{int(size) // 1024} KiB" for size in bulk]
+
+    def figure(one: Any) -> str:
+        return f"{one['cpu_us']:,.0f}" if one["cpu_us"] >= 100 else f"{one['cpu_us']:.3g}"
+
+    def cell(rounds: Any, mode: str) -> str:
+        return figure(rounds[mode]) if mode in rounds else ""
+
+    rows = [
+        [label, *(cell(rounds, mode) for rounds in (*bulk.values(), medians["handshakes"]))]
+        for mode, label in SPEED_ROWS.items()
+    ]
+    bare = [figure(one) for one in medians["codec"].values()]
+    head = ["CPU µs of the proxy", *sizes, "handshake"]
+    return [head, ["---"] * len(head), *rows, ["gzip alone", *bare, ""]]
+
+
+def test_the_speed_table_is_what_was_measured() -> None:
+    """By `python -m tests.bench`, whose figures are kept beside the pictures that are shown."""
+    measured = json.loads((MEASURED / "measured.json").read_text())
+    table = re.search(r"<!-- speed -->\n(.*)<!-- /speed -->", README, re.DOTALL)
+    assert table is not None
+    text = "".join(
+        f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in speed_table(measured)
+    )
+    assert table[1] == text
+    pictures = re.findall(r"tests/bench/measured/[a-z.]+", README)
+    assert {Path(name).suffix for name in pictures} >= {".svg", ".png", ".json"}
+    for name in pictures:
+        assert (README_FOLDER / name).is_file()
 
 
 def shares_of(cell: str) -> list[float]:

@@ -49,6 +49,9 @@ _bytes = bytearray(READ_SIZE)
 _read = memoryview(_bytes)
 
 
+_NOBODY = asyncio.Protocol()
+
+
 class Leg(asyncio.BufferedProtocol):
     """One of a tunnel's two sockets. What it receives is written to its peer as it is."""
 
@@ -89,6 +92,8 @@ class Leg(asyncio.BufferedProtocol):
 
         `write_buffer`: bytes that may wait here before the peer is read no further.
         """
+        # uvloop keeps a method of the last plain protocol, and so aiohttp's objects: 2.4 KiB.
+        self.transport.set_protocol(_NOBODY)
         self.transport.set_protocol(self)
         self.transport.set_write_buffer_limits(high=write_buffer)
         if self.transport.get_extra_info("sslcontext") is None:

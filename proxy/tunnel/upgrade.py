@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from proxy.audio.settings import AudioSettings
 from proxy.errors import BackendTimeoutError
 from proxy.http.front import Sent, flush, raw_target, relay_response, take_over
 from proxy.http.headers import ForwardingRules, end_to_end, hop_of
+from proxy.http.sockets import spread_probes
 from proxy.http.upstream import Backend, Exchange
 from proxy.tunnel.encoder import Encoder
 from proxy.tunnel.filtered_leg import FilteredLeg
@@ -81,6 +83,8 @@ class Upgrades:
         """Put the two legs in place. Raises BackendError where the backend is gone."""
         to_backend, trailing = exchange.hand_over()
         to_client, early = take_over(request)
+        with contextlib.suppress(OSError):  # gone already, which its leg will see
+            spread_probes(to_client)
         tunnel = self.tunnels.enter()
         client = Leg(to_client, tunnel.leg_lost)
         if algorithms:

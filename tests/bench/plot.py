@@ -56,8 +56,10 @@ def save_plot(results: Results, path: Path) -> None:
             _draw_latency(axes, count, rounds)
         if results.memory:
             _draw_memory(plots[-1], results)
-        for axes in plots[1:]:
-            axes.set_yticklabels([])
+        names = [[label.get_text() for label in axes.get_yticklabels()] for axes in plots]
+        for axes, own in zip(plots[1:], names[1:], strict=True):
+            if own == names[0]:
+                axes.set_yticklabels([])
     if results.crowd is not None:
         _draw_crowd(figure.add_subplot(grid[rows - 1]), results.crowd)
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # text stays text
