@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import socket
 import struct
 import termios
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -194,3 +196,22 @@ async def test_a_leg_that_is_lost_writes_to_nobody() -> None:
             for pair in others:
                 for sock in pair:
                     sock.close()
+
+
+async def test_who_had_the_connection_before_is_let_go() -> None:
+    """uvloop keeps a method of the last plain protocol: of aiohttp's, 2.4 KiB a tunnel."""
+
+    class Before(asyncio.Protocol):
+        pass
+
+    transport, other = await tcp_pair()
+    before = Before()
+    seen = weakref.ref(before)
+    transport.set_protocol(before)
+    Leg(transport, lambda: None).attach(64 * 1024)
+    del before
+    gc.collect()
+    is_gone = seen() is None
+    transport.abort()
+    other.close()
+    assert is_gone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from proxy.app import App
+from proxy.http.sockets import KEEP_IDLE
 from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, build_header
 from tests.conftest import Proxy
 from tests.support import pcm
@@ -280,3 +282,30 @@ async def test_stopping_the_proxy_ends_tunnels_with_all_they_hold(proxy: Proxy) 
             ending = asyncio.create_task(client.rest())
             ending.add_done_callback(lambda _: client.writer.close())
         assert await ending == held
+
+
+async def test_silent_connections_are_probed_at_times_of_their_own(proxy: Proxy) -> None:
+    """Thousands at once are more than a queue takes, and who does not answer is taken for dead."""
+
+    async def script(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()))
+        await peer.ended()
+
+    async with (
+        raw_backend(script) as port,
+        proxy(port) as app,
+        contextlib.AsyncExitStack() as open_,
+    ):
+        for _ in range(20):
+            await open_.enter_async_context(tunnel(app, b"/"))
+        for side in ("client", "backend"):
+            legs = [getattr(each, side) for each in app.tunnels._open]
+            idle = [
+                leg.transport.get_extra_info("socket").getsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_KEEPIDLE
+                )
+                for leg in legs
+            ]
+            assert len(idle) == 20
+            assert len({*idle}) > 1
+            assert all(KEEP_IDLE // 2 <= each <= KEEP_IDLE for each in idle)
