@@ -73,6 +73,7 @@ def decode(received: list[str | bytes]) -> tuple[list[str | bytes], int]:
     return decoded, pairs
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # both loops in the next test
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_every_recording_arrives_byte_for_byte(backend: str, proxy: Proxy) -> None:
     requests = [

@@ -138,7 +138,7 @@ def test_what_is_allowed_passes_as_if_it_had_been_asked_about(
     assert total == sum(len(item.payload) for item in expected)
 
 
-@examples(80)
+@examples(40)
 @given(streams | runs(), read_sizes, st.frozensets(st.integers(0, 255)), st.integers(1, 40))
 def test_what_is_lifted_together_is_what_would_have_been_one_by_one(
     sent: list[Item], sizes: list[int], stops: frozenset[int], most: int

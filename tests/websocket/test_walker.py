@@ -28,7 +28,7 @@ def ends_of(sent: list[bytes]) -> set[int]:
     return ends
 
 
-@examples(120)
+@examples(50)
 @given(runs, read_sizes, st.booleans(), st.sampled_from((0, 0x40)))
 def test_it_knows_where_frames_end(
     sent: list[Frame], reads: list[int], masked: bool, reserved: int
