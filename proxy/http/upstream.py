@@ -29,11 +29,12 @@ _REQUEST = re.compile(
     _TOKEN + rb" [\x21-\x7e]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": " + _VALUE + rb"\r\n)+\r\n"
 )
 
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(" + _VALUE + rb")[ \t]*\r\n")
+# Possessive (*+): many spaces and no value would be gone through over and over.
+_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")[ \t]*\r\n")
 _SWITCH = re.compile(
     rb"HTTP/1\.1 101(?: ((?:[ \t]|[^\x00\s])*))?\r\n((?:"
     + _TOKEN
-    + rb":[ \t]*"
+    + rb":[ \t]*+"
     + _VALUE
     + rb"[ \t]*\r\n)*)\r\n"
 )

@@ -79,9 +79,8 @@ class Leg(asyncio.BufferedProtocol):
         """When it last received something; 0: never."""
         self._pauses = 0
         self._eof = False  # received
-        self._file = (
-            -1
-        )  # descriptor of the socket, where it may be written to without the transport
+        # The socket's descriptor, where it may be written to without the transport.
+        self._file = -1
         self._written = 0  # bytes given to the transport or the system
         self._accepted = 0  # of these, those that the system had taken at the last check
         # Time of the last check that saw progress, or nothing to send.

@@ -77,6 +77,7 @@ class Lossless:
         """What to do with the chunks that `settle` was asked for."""
         assert self._settled is not None
         trial, chunk = self._settled
+        self._settled = None  # its data would keep a whole read in memory
         self._stream.skip(run.count * run.size)
         self.chooser.passed(run.count - 1)
         return RunJob(run, chunk, policy, trial)

@@ -103,3 +103,10 @@ def test_an_ordinary_101_is_read_without_h11() -> None:
         ),
         b"\x81\x00",
     )
+
+
+@pytest.mark.parametrize("fill", [b" ", b"\t", b"a", b" a", b"a ", b"A: a\r\n", b"A:  \r\n"])
+def test_a_101_that_never_ends_well_is_gone_through_once(fill: bytes) -> None:
+    """Each byte over and over, it would take an hour."""
+    begin = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade:"
+    assert read_switch(begin + fill * (400_000 // len(fill)) + b"\0\r\n\r\n") is None
