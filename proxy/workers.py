@@ -133,7 +133,9 @@ class Supervisor:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         stack.callback(signal.set_wakeup_fd, -1)
         for number in _SIGNALS:
-            stack.callback(signal.signal, number, signal.signal(number, lambda *_: None))
+            signal.signal(number, lambda *_: None)
+            # Told once more while it ends, the process would else die of that.
+            stack.callback(signal.signal, number, signal.SIG_IGN)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         stack.callback(self._selector.close)
 
@@ -196,19 +198,25 @@ class Supervisor:
     def _start(self, slot: _Slot) -> _Worker:
         """Fork a worker for a slot."""
         ours, theirs = os.pipe()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(ours)
-            self._become_worker(slot, theirs)
+            self._become_worker(slot, theirs, parent)
         os.close(theirs)
         os.set_blocking(ours, False)
         worker = _Worker(pid, ours, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, (slot, worker))
         return worker
 
-    def _become_worker(self, slot: _Slot, ready: int) -> None:
+    def _become_worker(self, slot: _Slot, ready: int, parent: int) -> None:
         """In the child: serve, and exit."""
         status = 1
+
+        def drain_all() -> None:
+            if os.getppid() == parent:  # else it is gone, and so are we soon
+                os.kill(parent, signal.SIGTERM)
+
         try:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
@@ -225,7 +233,7 @@ class Supervisor:
                 self._admin,
                 self._roster,
                 lambda: os.write(ready, _READY),
-                lambda: os.kill(os.getppid(), signal.SIGTERM),
+                drain_all,
                 self._life[0],
                 self._slots.index(slot),
                 self._started,

@@ -267,6 +267,14 @@ async def test_told_twice_it_ends_at_once(tmp_path: Path) -> None:
             await asyncio.gather(*(learner.listening for learner in learners))
 
 
+async def test_told_over_and_over_while_it_ends_it_ends_well(tmp_path: Path) -> None:
+    async with proxy_process(1, tmp_path) as process:
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(process.parent, signal.SIGTERM)
+                await asyncio.sleep(0)
+
+
 async def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "proxy", "run", "--backend", "http://127.0.0.1:9"),
