@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tests.bench.measure import (
     REAL_TIME,
     Ceiling,
     Crowd,
+    Watched,
     cpu_of,
     latencies_us,
     opened,
@@ -85,6 +87,42 @@ async def crowd(
         memory,
         settled,
     )
+
+
+async def watched(
+    peer: Peer, pairs: list[Pair], block: Block, seconds: float, speakers: int, core: int | None
+) -> Watched:
+    """While its admin port is read by a process on `core`; None: it is not.
+
+    Raises LoadError where anything is lost or the reader fails.
+    """
+    command = (sys.executable, "-m", "tests.bench.watcher", str(peer.admin))
+    reader: asyncio.subprocess.Process | None = None
+    if core is not None:
+        reader = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=asyncio.subprocess.PIPE,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        assert reader.stdout is not None
+        await reader.stdout.readline()  # it is warm
+    try:
+        cpu, start = cpu_of(peer), time.perf_counter()
+        async with speaking(pairs[:speakers], block, seconds) as heard:
+            elapsed, cpu = time.perf_counter() - start, cpu_of(peer) - cpu
+        through = latencies_us(heard)
+    finally:
+        readings = await _end(reader) if reader is not None else 0
+    return Watched(len(pairs), speakers, readings / elapsed, *through, cpu / elapsed)
+
+
+async def _end(reader: asyncio.subprocess.Process) -> int:
+    """How often it has read everything. Raises LoadError where it has failed."""
+    if reader.returncode is not None:
+        raise LoadError("the admin port could not be read")
+    reader.terminate()
+    output, _ = await reader.communicate()
+    return len(output.splitlines())
 
 
 def _clocks(peer: Peer) -> tuple[float, ...]:

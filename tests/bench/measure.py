@@ -155,7 +155,22 @@ class Ceiling:
     """Connections that fill the core, if each chunk costs what it costs at that number."""
 
 
-Result = Bulk | Paced | Memory | Handshakes | Codec | Workers
+@dataclass(frozen=True)
+class Watched:
+    """Speech in a crowd, while its admin port is read or is not."""
+
+    connections: int
+    speaking: int
+    readings: float
+    """Of all that the admin port shows, each second."""
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    busy: float
+    """Share of its core that the proxy took."""
+
+
+Result = Bulk | Paced | Memory | Handshakes | Codec | Workers | Watched
 
 
 def quantile(values: Sequence[float], share: float) -> float:

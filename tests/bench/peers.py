@@ -20,6 +20,7 @@ START_TIMEOUT = 20.0
 """Seconds."""
 
 _LISTENING = re.compile(rb"\bserving\b.*\blisten=127\.0\.0\.1:(\d+)")
+_ADMIN = re.compile(rb"\bserving\b.*\badmin=127\.0\.0\.1:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Peer:
     name: str
     port: int
     pid: int
+    admin: int = 0
+    """The port of our admin, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ MODES = (
     Mode("HAProxy", "HAProxy"),
     Mode("aiohttp relay", "aiohttp"),
     Mode("websockets relay", "websockets"),
+    Mode("bare gzip relay", "bare", "?audio_compression=gzip"),
     Mode("audio-proxy", "audio-proxy"),
     Mode("audio-proxy gzip", "audio-proxy", "?audio_compression=gzip"),
     Mode("audio-proxy FLAC", "audio-proxy", "?audio_compression=flac", pace=40),
@@ -145,7 +149,9 @@ def run_peer(
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
         try:
-            yield Peer(name, _port_of(process, log, port), process.pid)
+            where = _port_of(process, log, port)
+            admin = _ADMIN.search(log.read_bytes())
+            yield Peer(name, where, process.pid, int(admin[1]) if admin else 0)
         finally:
             process.terminate()
             process.wait()
@@ -155,7 +161,7 @@ def _command(
     name: str, backend: int, directory: Path, options: Sequence[str]
 ) -> tuple[list[str], int | None]:
     """The command line, and the port where it is ours to choose."""
-    if name in ("aiohttp", "websockets"):
+    if name in ("aiohttp", "websockets", "bare"):
         return [sys.executable, "-m", "tests.bench.relays", name, str(backend)], None
     if name == "audio-proxy":
         where = f"http://127.0.0.1:{backend}"

@@ -1,8 +1,13 @@
-"""Two relays as one writes them by hand: an endpoint on each side. `python -m … KIND PORT`."""
+"""Relays as one writes them by hand, to compare with. `python -m tests.bench.relays KIND PORT`.
+
+Two are an endpoint on each side. The third is the least that a relay can be which compresses: it
+asks and checks nothing, and would not survive a lesson.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import Any
 
@@ -10,8 +15,13 @@ import aiohttp
 import uvloop
 import websockets
 from aiohttp import web
+from isal import isal_zlib
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+
+from proxy.audio.codec import Encoded
+from proxy.websocket.frames import BINARY, parse_header
+from proxy.websocket.metadata import build_pair_head
 
 
 async def aiohttp_relay(backend: int) -> int:
@@ -66,8 +76,107 @@ async def websockets_relay(backend: int) -> int:
     return port
 
 
+class _Side(asyncio.BufferedProtocol):
+    """One side of the bare relay."""
+
+    buffer = bytearray(512 * 1024)
+
+    def __init__(self) -> None:
+        self.other: _Side | None = None
+        self.early = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.file = transport.get_extra_info("socket").fileno()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(memoryview(self.buffer)[:nbytes])
+        if self.other is None:
+            self.early += data
+        else:
+            self.pass_on(data, self.other)
+
+    def pass_on(self, data: bytes, other: _Side) -> None:
+        other.send([data])
+
+    def send(self, buffers: list[bytes]) -> None:
+        sent = 0
+        if not self.transport.get_write_buffer_size():
+            try:
+                sent = os.writev(self.file, buffers)
+            except BlockingIOError:
+                sent = 0
+        if sent < sum(map(len, buffers)):
+            self.transport.write(b"".join(buffers)[sent:])
+
+    def pause_writing(self) -> None:
+        assert self.other is not None
+        self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        assert self.other is not None
+        self.other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.other is not None:
+            self.other.transport.close()
+
+
+class _Backend(_Side):
+    """Compresses the binary messages that come behind the 101."""
+
+    is_open = False
+    rest = b""
+
+    def pass_on(self, data: bytes, other: _Side) -> None:
+        if not self.is_open:
+            self.is_open = b"\r\n\r\n" in data
+            other.send([data])
+            return
+        data, at, out = self.rest + data, 0, []
+        while (header := parse_header(data, at)) is not None:
+            begin, end = at + header[1], at + header[1] + header[2]
+            if end > len(data):
+                break
+            encoded = isal_zlib.compress(data[begin:end], 1, 31)
+            head = build_pair_head("gzip", end - begin, Encoded(encoded))
+            if header[0] & 0x0F == BINARY and len(head) + len(encoded) < end - at:
+                out += [head, encoded]
+            else:
+                out.append(data[at:end])
+            at = end
+        self.rest = data[at:]
+        if out:
+            other.send(out)
+
+
+async def bare_relay(backend: int) -> int:
+    """Sockets joined, gzip between. Returns the port."""
+    loop = asyncio.get_running_loop()
+    joining = set()
+
+    async def join(client: _Side) -> None:
+        _, server = await loop.create_connection(_Backend, "127.0.0.1", backend)
+        client.other, server.other = server, client
+        server.send([client.early])
+
+    def accept() -> _Side:
+        client = _Side()
+        task = loop.create_task(join(client))
+        joining.add(task)
+        task.add_done_callback(joining.discard)
+        return client
+
+    server = await loop.create_server(accept, "127.0.0.1", 0, backlog=4096)
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
 async def _main(kind: str, backend: int) -> None:
-    start = {"aiohttp": aiohttp_relay, "websockets": websockets_relay}[kind]
+    start = {"aiohttp": aiohttp_relay, "websockets": websockets_relay, "bare": bare_relay}[kind]
     print(await start(backend), flush=True)
     await asyncio.Event().wait()
 

@@ -19,12 +19,13 @@ from rich.text import Text
 
 from tests.bench import peers
 from tests.bench.criteria import Criterion, criteria
-from tests.bench.measure import Ceiling, Crowd, Paced, Result, Workers
+from tests.bench.measure import Ceiling, Crowd, Paced, Result, Watched, Workers
 from tests.bench.results import (
     DIRECT,
     GZIP,
     ONE_WORKER,
     Results,
+    Rounds,
     better_nginx,
     median,
     median_added,
@@ -173,6 +174,8 @@ def print_tables(results: Results, plan: Plan, console: Console) -> None:
     if results.crowd is not None:
         console.print(_crowd(results.crowd))
         console.print(_crowd_cost(results.crowd))
+    if results.watched:
+        console.print(_watched(results.watched))
     if results.ceiling:
         console.print(_ceiling(results.ceiling))
     if found := criteria(results):
@@ -325,6 +328,22 @@ def _crowd_cost(crowd: Crowd) -> Table:
         f"{crowd.load_waited:.0%}",
     )
     return table
+
+
+def _watched(rounds: Rounds[Watched]) -> Table:
+    first = next(iter(rounds.values()))[0]
+    table = _table(
+        f"{first.connections:,} connections, {first.speaking:,} of them at speech pace, while the "
+        "admin port is read or not; latency",
+        *("", "readings/s", "p50 µs", "p99 µs", "p99.9 µs", "core busy"),
+    )
+
+    def cells(name: str) -> list[str]:
+        found = rounds[name]
+        times = [_figure(median(found, each), 0) for each in ("p50_us", "p99_us", "p999_us")]
+        return [_figure(median(found, "readings")), *times, f"{median(found, 'busy'):.0%}"]
+
+    return _rows(table, rounds, cells)
 
 
 def _ceiling(ceilings: Mapping[str, Ceiling]) -> Table:

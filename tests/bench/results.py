@@ -17,6 +17,7 @@ from tests.bench.measure import (
     Memory,
     Paced,
     Result,
+    Watched,
     Workers,
 )
 
@@ -28,7 +29,9 @@ DIRECT = "direct"
 NGINX = ("nginx", "nginx 64k")
 PROXY = "audio-proxy"
 GZIP = "audio-proxy gzip"
+BARE = "bare gzip relay"
 ONE_WORKER, TWO_WORKERS = "1 worker", "2 workers"
+UNWATCHED, WATCHED = "not read", "read"
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Results:
     workers: Rounds[Workers] = field(default_factory=dict)
     """Bulk gzip, by how many workers there were: `ONE_WORKER`, `TWO_WORKERS`."""
     crowd: Crowd | None = None
+    watched: Rounds[Watched] = field(default_factory=dict)
+    """A crowd, whose admin port is read all the time or not at all: `WATCHED`, `UNWATCHED`."""
     ceiling: dict[str, Ceiling] = field(default_factory=dict)
     """By mode."""
 

@@ -22,6 +22,8 @@ from tests.bench.results import (
     ONE_WORKER,
     PROXY,
     TWO_WORKERS,
+    UNWATCHED,
+    WATCHED,
     R,
     Results,
     Rounds,
@@ -29,8 +31,8 @@ from tests.bench.results import (
 from tests.support import pcm, speech
 
 USUAL = ("bulk", "paced", "memory", "handshakes", "workers")
-KINDS = (*USUAL, "crowd", "ceiling")
-"""The last two take minutes, and are measured where they are asked for."""
+KINDS = (*USUAL, "crowd", "watched", "ceiling")
+"""The last three take minutes, and are measured where they are asked for."""
 CHUNK = 4096
 """Bytes of a chunk at speech pace."""
 
@@ -61,6 +63,9 @@ class Plan:
     """Connections, of which `crowd_speaking` speak for `crowd_seconds`."""
     crowd_speaking: int = 400
     crowd_seconds: float = 120.0
+    watched: int = 5000
+    """Connections, of which `watched_speaking` speak while the admin port is read."""
+    watched_speaking: int = 250
     ceiling: int = 9000
     """Speaking connections that are tried at most: two open files each must be allowed."""
 
@@ -72,7 +77,7 @@ class Plan:
                 return modes if DIRECT in self.modes else [MODES[0], *modes]
             case "memory":
                 return [mode for mode in modes if mode.name != DIRECT]
-            case "workers" | "crowd":
+            case "workers" | "crowd" | "watched":
                 return [mode for mode in modes if mode.name == GZIP]
             case "ceiling":
                 return [mode for mode in modes if mode.peer == PROXY]
@@ -94,6 +99,7 @@ class Plan:
             "handshakes": self.rounds * modes["handshakes"],
             "workers": self.rounds * 2 * modes["workers"],
             "crowd": modes["crowd"],
+            "watched": self.rounds * 2 * modes["watched"],
             "ceiling": modes["ceiling"],
         }
         return sum(steps[kind] for kind in self.kinds)
@@ -112,6 +118,8 @@ QUICK = Plan(
     crowd=60,
     crowd_speaking=20,
     crowd_seconds=0.8,
+    watched=60,
+    watched_speaking=20,
     ceiling=5,
 )
 """For correctness, not for figures."""
@@ -169,6 +177,7 @@ class _Run:
             "handshakes": self._handshakes,
             "workers": self._workers,
             "crowd": self._crowd,
+            "watched": self._watched,
             "ceiling": self._ceiling,
         }
         for kind in KINDS:
@@ -302,6 +311,21 @@ class _Run:
                     plan.crowd_speaking,
                 )
                 self._results.crowd = await self._told(f"crowd: {mode.name}", found)
+
+    async def _watched(self, modes: list[Mode]) -> None:
+        """The reader shares the load's core: were it on the proxy's, it would be measured too."""
+        plan, block = self._plan, self._blocks(CHUNK)["pcm"]
+        (load_core,) = os.sched_getaffinity(0)
+        for mode in modes:
+            with self._proxy("--max-connections", str(plan.watched)) as peer:
+                async with measure.opened(self._load, peer, mode, plan.watched) as pairs:
+                    for _ in range(plan.rounds):
+                        for name, core in ((UNWATCHED, None), (WATCHED, load_core)):
+                            found = crowd.watched(
+                                peer, pairs, block, plan.seconds, plan.watched_speaking, core
+                            )
+                            rounds = self._results.watched.setdefault(name, [])
+                            rounds.append(await self._told(f"watched: {name}", found))
 
     async def _ceiling(self, modes: list[Mode]) -> None:
         plan, blocks = self._plan, self._blocks(CHUNK)
