@@ -84,7 +84,7 @@ if ! is_whole; then
 fi
 if ! is_installed project; then
     say "Installing audio-proxy and what it needs (a minute, the first time)..."
-    pip install -e "$root[flac,opus]"
+    pip install -e "$root[flac,opus,redis]"
     set_installed project
 fi
 for group in "$@"; do

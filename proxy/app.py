@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import secrets
 import signal
 import socket
 import time
@@ -17,14 +18,16 @@ import structlog
 from aiohttp import web
 
 from proxy import __version__
-from proxy.audio.counters import Counters
+from proxy.audio.counters import Counters, count
 from proxy.config import Settings
-from proxy.control.admin import Admin
+from proxy.control.admin import Admin, Sources
 from proxy.control.flags import Flags
+from proxy.control.guard import Guard
+from proxy.control.reporting import Reporting
+from proxy.control.rollout import Rollout
 from proxy.control.roster import Roster
-from proxy.control.stats import report
-from proxy.control.store import FileStore
 from proxy.errors import BackendError, ClientError, ConfigError, RelayError, TooManyConnectionsError
+from proxy.fleet import Fleet, open_store
 from proxy.http.front import Front, Sent, error_response, is_upgrade
 from proxy.http.headers import ForwardingRules
 from proxy.http.passthrough import Passthrough
@@ -39,8 +42,10 @@ log = structlog.get_logger(__name__)
 
 GRACE = 1.0
 """Seconds that a client has to send its request once it has been accepted by a worker that ends."""
-PUBLISH_INTERVAL = 0.5
+PUBLISH_INTERVAL = 1.0
 """Seconds after which the other workers know what this one has counted, at most."""
+_RESULTS = {502: "bad_gateway", 503: "refused", 504: "timeout"}
+"""Of handshakes that are not relayed, by what they are answered."""
 READY_TIMEOUT = 2.0
 """Seconds that `/readyz` waits for the backend to accept a connection."""
 
@@ -69,15 +74,16 @@ class App:
         """`place`: where it serves beside others; alone, it opens its sockets itself."""
         self._settings = settings
         self._place = place
-        self.store = FileStore(settings.flags_file, Flags(enabled=settings.enable_ws_compression))
+        number = place.number if place is not None else 0
+        self.store = open_store(
+            settings, Flags(enabled=settings.enable_ws_compression), tells=number == 0
+        )
         self._backend = Backend.parse(
             settings.backend, settings.backend_tls(), settings.stall_timeout
         )
         self._server_tls = settings.server_tls()
         self.counters = Counters()
-        self._started = time.monotonic()
         self._is_full = False  # the log says so
-        self._is_silent = False  # statistics could not be published, and the log says so
         self._servers: list[asyncio.Server] = []
         self._admin_sites: list[web.SockSite] = []
         self.stop = asyncio.Event()
@@ -103,12 +109,28 @@ class App:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start everything; what `stack` undoes at the end, last first."""
-        settings = self._settings
-        self.store.create()
-        self.store.refresh()
-        encoder = Encoder(threads=os.cpu_count() or 1)
+        settings, place = self._settings, self._place
+        stack.push_async_callback(self.store.close)
+        await self.store.start()
+        encoder = Encoder(os.cpu_count() or 1, self.counters.encode_seconds)
         stack.callback(encoder.close)
-        self.tunnels = Tunnels(settings.stall_timeout, settings.close_timeout)
+        run = place.roster.run if place is not None else secrets.token_hex(3)
+        self.tunnels = Tunnels(
+            settings.stall_timeout, settings.close_timeout, self.counters, f"{run}-{os.getpid()}-"
+        )
+        self.reporting = Reporting(
+            self.counters,
+            self.store,
+            self._gauges,
+            number=place.number if place is not None else 0,
+            started=place.started if place is not None else time.monotonic(),
+            roster=place.roster if place is not None else None,
+            run=run,
+            version=__version__,
+            price_per_gb=settings.price_per_gb,
+            currency=settings.currency,
+        )
+        self._fleet = Fleet(settings, self.tunnels, self.reporting)
         rules = ForwardingRules(
             settings.trusted_networks,
             "unix" in settings.trusted_proxies,
@@ -117,7 +139,8 @@ class App:
         self._upgrades = Upgrades(
             backend=self._backend,
             rules=rules,
-            flags=self.store.live,
+            admit=Rollout(self.store.live).enter,
+            rollout_by=settings.rollout_by,
             counters=self.counters,
             tunnels=self.tunnels,
             encoder=encoder,
@@ -131,12 +154,11 @@ class App:
         self._passthrough = Passthrough(
             self._backend, rules, settings.handshake_timeout, settings.stall_timeout
         )
-        tasks = [self.tunnels.watch(), self.store.watch()]
-        if self._place is not None:
-            stack.callback(self._publish)
-            tasks.append(self._publish_always())
+        stack.callback(self.reporting.publish)
+        tasks = [self.tunnels.watch(), self.store.watch(), self._publish_always()]
         for task in tasks:
             stack.push_async_callback(_cancel, asyncio.create_task(task))
+        await self._fleet.start(stack)
         await self._serve_admin(stack)
         await self._serve_front(stack)
 
@@ -163,13 +185,16 @@ class App:
 
     async def _serve_admin(self, stack: contextlib.AsyncExitStack) -> None:
         token = self._settings.admin_token
-        admin = Admin(
-            self.store,
-            self._statistics,
-            self._not_ready,
-            self._drain_all,
-            token.get_secret_value() if token is not None else None,
+        sources = Sources(
+            fleet=self.reporting.fleet,
+            local=self.reporting.local,
+            ready=self._not_ready,
+            drain=self._drain_all,
+            connections=self._fleet.connections,
+            switch=self._fleet.switch,
         )
+        secret = token.get_secret_value() if token is not None else None
+        admin = Admin(self.store, sources, Guard(secret, self._settings.admin_hosts))
         runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -215,21 +240,26 @@ class App:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request on the public port."""
+        upgrades = is_upgrade(request)
         try:
             if self.connections() > self._settings.max_connections:
                 self._refuse()
             self._is_full = False
             if request.version not in ((1, 0), (1, 1)):
                 raise ClientError("HTTP/1.1 and 1.0 are spoken here, no other version")
-            if is_upgrade(request):
+            if upgrades:
                 if self._stopping and self._all_stop():  # the latter asks the file system
                     raise TooManyConnectionsError("the proxy is stopping")
                 return await self._upgrades.handle(request)
             return await self._passthrough.handle(request)
         except RelayError as error:
+            if upgrades:
+                count(self.counters.handshakes, _RESULTS.get(error.status, "bad_request"))
             log.info("request not relayed", status=error.status, reason=str(error))
             return error_response(error)
         except (ConnectionResetError, TimeoutError):
+            if upgrades:
+                count(self.counters.handshakes, "client_gone")
             return Sent(keep_alive=False)  # nobody is left to answer
 
     def connections(self) -> int:
@@ -244,61 +274,20 @@ class App:
         self.counters.refused += 1
         raise TooManyConnectionsError("the proxy serves as many connections as it may")
 
-    def _statistics(self) -> dict[str, Any]:
-        """Of all workers together."""
-        if self._place is None:
-            counters, workers, started = self.counters, [self._record()], self._started
-        else:
-            self._publish()
-            counters, workers = self._place.roster.read()
-            started = self._place.started
-        now = time.monotonic()
+    def _gauges(self) -> dict[str, Any]:
+        """What is so now."""
         return {
-            **report(counters, self.store.live.current.min_size),
-            "tunnels": sum(worker["tunnels"] for worker in workers),
-            "connections": sum(worker["connections"] for worker in workers),
-            "uptime_seconds": round(now - started, 3),
-            "version": __version__,
-            "flags_error": self.store.error,
-            "workers": [
-                {
-                    "pid": worker["pid"],
-                    "number": worker["number"],
-                    "tunnels": worker["tunnels"],
-                    "connections": worker["connections"],
-                    "draining": worker["draining"],
-                    "uptime_seconds": round(now - worker["started"], 3),
-                }
-                for worker in workers
-            ],
-        }
-
-    def _record(self) -> dict[str, Any]:
-        """What this worker has to say of itself."""
-        return {
-            "pid": os.getpid(),
-            "number": self._place.number if self._place is not None else 0,
-            "started": self._started,
             "tunnels": len(self.tunnels),
             "connections": self.connections(),
+            "open": dict(self.tunnels.by_algorithm),
+            "backlog_bytes": self.tunnels.backlog,
             "draining": self._stopping,
         }
 
-    def _publish(self) -> None:
-        assert self._place is not None
-        record = {**self._record(), "counters": self.counters.as_record()}
-        try:
-            self._place.roster.publish(os.getpid(), record)
-        except OSError as error:
-            if not self._is_silent:
-                log.error("statistics cannot be shared", error=str(error))
-            self._is_silent = True
-        else:
-            self._is_silent = False
-
     async def _publish_always(self) -> None:
         while True:
-            self._publish()
+            self.reporting.publish()
+            self._fleet.publish()
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     def _drain_all(self) -> None:

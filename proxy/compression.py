@@ -13,6 +13,7 @@ from proxy.audio import gzip
 from proxy.audio.chooser import pays, worth_trying
 from proxy.audio.codec import Encoded
 from proxy.audio.counters import Counters
+from proxy.audio.formats import Format
 from proxy.config import parse_switch
 from proxy.control.flags import Flags
 from proxy.control.stats import summary
@@ -42,6 +43,7 @@ class AudioCompression:
     def __init__(self, flags: Flags | None = None) -> None:
         self._flags = Flags() if flags is None else flags
         self._counters = Counters()
+        self._cell = self._counters.cell("gzip", Format.UNKNOWN.value)
 
     def should_compress(self, size: int) -> bool:
         """Whether a chunk of `size` bytes is worth a try."""
@@ -59,13 +61,13 @@ class AudioCompression:
                 encoded = await self._encode(data)
             except CodecError as error:
                 log.warning("codec failed", algorithm="gzip", error=str(error))
-                self._counters.errors += 1
+                self._cell.errors += 1
             else:
                 pair_size = len(build_pair_head("gzip", size, Encoded(encoded))) + len(encoded)
                 if pays(len(build_header(BINARY, size)) + size, pair_size, self._flags):
-                    self._counters.algorithm("gzip").add(1, size, len(encoded))
+                    self._cell.add(1, size, len(encoded))
                     return CompressionResult(encoded, True, size, len(encoded))
-                self._counters.no_gain += 1
+                self._cell.no_gain += 1
         return CompressionResult(data, False, size, size)
 
     async def decompress(self, data: bytes, max_size: int = MAX_DECOMPRESSED) -> bytes:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -37,9 +37,12 @@ from proxy.values import (
     Address,
     IPNetwork,
     LayoutRule,
+    RolloutKey,
     parse_address,
     parse_layout_rules,
+    parse_names,
     parse_networks,
+    parse_rollout_key,
     parse_workers,
 )
 
@@ -100,7 +103,13 @@ class AdminSettings(BaseSettings):
         None, description="Token that every admin request must carry; needed beyond loopback."
     )
     state_dir: Path = Field(
-        default_factory=default_state_dir, description="Folder that keeps the flags."
+        default_factory=default_state_dir,
+        description="Folder that keeps the flags and what the workers share.",
+    )
+    store: SecretStr | None = Field(
+        None,
+        description="Where a fleet keeps its flags: redis://, rediss:// or unix:// URL of a Redis "
+        "server; in the state folder otherwise.",
     )
 
     @field_validator("admin")
@@ -119,6 +128,16 @@ class AdminSettings(BaseSettings):
         if not re.fullmatch("[ -~]*", token):
             raise ValueError("letters, digits and signs of ASCII are expected")
         return SecretStr(token) if token else None
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: SecretStr | None) -> SecretStr | None:
+        url = value.get_secret_value() if value is not None else ""
+        if not url:
+            return None
+        if urlsplit(url).scheme not in ("redis", "rediss", "unix"):  # its password is not shown
+            raise ValueError("a redis://, rediss:// or unix:// URL is expected")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -183,6 +202,26 @@ class Settings(AdminSettings):
     close_timeout: Seconds = Field(
         10.0, description="Seconds for one side to close after the other has."
     )
+    rollout_by: Annotated[RolloutKey, NoDecode, BeforeValidator(parse_rollout_key)] = Field(
+        RolloutKey("address"),
+        description="What keeps a client's place in the roll-out: address, cookie:NAME, "
+        "header:NAME or query:NAME; the address where a client has it not.",
+    )
+    show_addresses: bool = Field(
+        True, description="Whether the admin port shows the addresses of clients."
+    )
+    admin_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)] = Field(
+        (),
+        description="Names that the admin port may be called by, beside localhost and IP "
+        "addresses; comma-separated.",
+    )
+    price_per_gb: float | None = Field(
+        None,
+        ge=0,
+        description="What a gigabyte of traffic costs: the dashboard shows what is saved in money.",
+    )
+    currency: str = Field("USD", min_length=1, max_length=8, description="Of price_per_gb.")
+    log_format: Literal["text", "json"] = Field("text", description="Of the log: text or json.")
     workers: Annotated[int, BeforeValidator(parse_workers)] = Field(
         1, ge=1, le=1024, description="Processes that serve; 'auto': one for each core."
     )

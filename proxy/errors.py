@@ -17,6 +17,14 @@ class StoreError(FlagsError):
     """Flags cannot be read from where they are kept, or not be written there."""
 
 
+class ConflictError(FlagsError):
+    """Somebody else has changed the flags in the meantime."""
+
+
+class QueryError(AudioProxyError):
+    """A parameter of a question to the admin port is wrong. The message names it."""
+
+
 class CodecError(AudioProxyError):
     """Data could not be encoded or decoded."""
 

@@ -93,3 +93,35 @@ def _parse_layout_rule(part: object) -> LayoutRule:
     if equals and not pattern.strip().startswith(("/", "*")):
         raise ValueError(f"{pattern!r} is no pattern of paths: '/' or '*' begins it")
     return LayoutRule(pattern.strip() if equals else "*", parse_layout(layout))
+
+
+def parse_names(value: object) -> object:
+    """Read names with commas, in lower case."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError("names with commas are expected")
+    return tuple(str(name).strip().lower() for name in names if str(name).strip())
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutKey:
+    """What of a handshake keeps a client's place in a roll-out."""
+
+    kind: str
+    """"address", "cookie", "header" or "query"."""
+    name: str = ""
+    """Of the cookie, header or query parameter; a header's in lower case."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+def parse_rollout_key(value: object) -> object:
+    """Read `address`, `cookie:NAME`, `header:NAME` or `query:NAME`. Raises ValueError."""
+    if isinstance(value, RolloutKey):
+        return value
+    kind, colon, name = str(value).strip().partition(":")
+    name = name.strip()
+    if (kind == "address" and not colon) or (kind in ("cookie", "header", "query") and name):
+        return RolloutKey(kind, name.lower() if kind == "header" else name)
+    raise ValueError(f"{value!r} is not address, cookie:NAME, header:NAME or query:NAME")

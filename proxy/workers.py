@@ -288,7 +288,7 @@ class Supervisor:
 
     def _gone(self, slot: _Slot, worker: _Worker, status: int) -> None:
         """A worker has ended."""
-        self._roster.retire(worker.pid)
+        self._roster.retire(worker.pid, died=worker is slot.current and not self._stopping)
         if worker in slot.leaving:
             slot.leaving.remove(worker)
             self._roll()

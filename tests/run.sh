@@ -11,7 +11,7 @@ cd "$root"
 PATH=$PATH:/usr/sbin
 missing=
 for pair in node:nodejs npm:npm chromium:chromium ss:iproute2 curl:curl gcc:gcc \
-    nginx:nginx-light haproxy:haproxy; do
+    nginx:nginx-light haproxy:haproxy redis-server:redis-server promtool:prometheus; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 sh deploy/venv.sh
@@ -44,4 +44,5 @@ bin=$root/.venv/bin
 "$bin/ruff" check
 "$bin/ruff" format --check
 "$bin/mypy"
-exec "$bin/python" -m pytest "$@"
+# A file's tests stay together: they share what is slow to start.
+exec "$bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -1,292 +1,21 @@
-"""The real command, as an operator types it."""
+"""The commands' settings, help and logs; what they do is tested in tests/commands."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 
-from proxy.client import connect
 from proxy.config import AdminSettings, Settings
-from tests.support import SPEECH
-from tests.support.backends import aiohttp_server, websockets_backend
-from tests.support.process import proxy_process
-from tests.support.raw import Peer, raw_backend
+from tests.support.command import BACKEND, FREE_PORTS, NOBODY, ask, audio_proxy, running, start
 from tests.support.tls import Certificates
-
-NOBODY = "127.0.0.1:9"
-"""An address where nobody listens."""
-
-BACKEND = ("--backend", f"http://{NOBODY}")
-FREE_PORTS = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command said, and its status."""
-
-    status: int | None
-    output: str
-    problems: str
-
-    def refused(self, *names: str) -> None:
-        """It must have ended with one line for the operator, which names what is wrong."""
-        assert (self.status, self.output) == (2, ""), self.problems
-        assert len(self.problems.splitlines()) == 1, self.problems
-        for name in names:
-            assert name in self.problems
-
-
-def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's, without what may be in it of settings for us and for the web."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if "proxy" not in name.lower() and name.upper() != "ENABLE_WS_COMPRESSION"
-    }
-    return {**kept, **more}
-
-
-@asynccontextmanager
-async def start(
-    *arguments: str | Path, **more: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
-    """Start a command; yields it and its standard error. Keywords are environment variables."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", *map(str, arguments)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(more),
-    )
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(30):
-            yield process, process.stderr
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-async def audio_proxy(*arguments: str | Path, **more: str) -> Ended:
-    """Run a command to its end."""
-    async with start(*arguments, **more) as (process, _):
-        output, problems = await process.communicate()
-    return Ended(process.returncode, output.decode(), problems.decode())
-
-
-@asynccontextmanager
-async def running(
-    *options: str | Path, stop: signal.Signals = signal.SIGTERM, **more: str
-) -> AsyncIterator[dict[str, str]]:
-    """`audio-proxy run` until the block ends, then a signal, which must end it well.
-
-    Yields what it says of itself when it serves: `listen`, `admin`, `backend`, `flags`.
-    """
-    async with start("run", *options, **more) as (process, stderr):
-        log = ""
-        while "serving" not in log:
-            line = (await stderr.readline()).decode()
-            assert line, log
-            log += line
-        yield dict(re.findall(r"(\w+)=(\S+)", log))
-        process.send_signal(stop)
-        output, rest = await process.communicate()
-    assert (process.returncode, output) == (0, b""), rest
-    assert b"stopping" in rest
-    assert b"Traceback" not in rest
-
-
-async def ask(admin: object, path: str, **options: Any) -> Any:
-    """The JSON that an admin port answers."""
-    url = f"http://{admin}{path}"
-    async with aiohttp.ClientSession() as session, session.get(url, **options) as response:
-        return await response.json()
-
-
-async def ask_until(admin: object, path: str, key: str, seconds: float = 5) -> Any:
-    """Ask again until `key` is neither null nor true."""
-    async with asyncio.timeout(seconds):
-        while (value := (await ask(admin, path))[key]) in (None, True):
-            pass
-    return value
-
-
-async def lesson(url: str) -> None:
-    """Have one recording streamed from a backend of tests.support.backends."""
-    recording = str(SPEECH["speech-22050-s16.wav"])
-    async with connect(url, proxy=None) as tutor:
-        await tutor.send(json.dumps({"path": recording, "size": 4096, "limit": 100_000}))
-        while await tutor.recv() != "end":
-            pass
-
-
-# Flags.
-
-
-async def test_flags_are_kept_and_shown_as_they_are_set(tmp_path: Path) -> None:
-    folder = ("--state-dir", tmp_path / "state")
-    done = await audio_proxy("flags", "set", "enabled=false", "level=2", *folder)
-    assert done == Ended(
-        0, "enabled=false\nmin_size=1024\nmin_gain=0.03\nlevel=2\nalgorithms=gzip,flac,opus\n", ""
-    )
-    kept = json.loads((tmp_path / "state" / "flags.json").read_bytes())
-    assert (kept["enabled"], kept["level"]) == (False, 2)
-    other = ("--state-dir", tmp_path / "other")
-    shown, set_again = await asyncio.gather(
-        audio_proxy("flags", "get", *folder),
-        audio_proxy("flags", "set", *done.output.split(), *other),
-    )
-    assert shown == set_again == done
-    first = ("--state-dir", tmp_path / "first")
-    assert done == await audio_proxy("flags", "set", "level=2", *first, ENABLE_WS_COMPRESSION="no")
-
-
-async def test_a_wrong_flag_is_named_and_nothing_is_written(tmp_path: Path) -> None:
-    wrong = {
-        "level=9": "level",
-        "enabled=": "enabled",
-        "algorithms=gzip,lzma": "lzma",
-        "colour=red": "colour",
-        "enabled": "'enabled' is not NAME=VALUE",
-    }
-    common = ("flags", "set", "--state-dir", tmp_path, "min_size=1")
-    ends = await asyncio.gather(*(audio_proxy(*common, change) for change in wrong))
-    for name, ended in zip(wrong.values(), ends, strict=True):
-        ended.refused(name)
-    assert not (tmp_path / "flags.json").exists()
-
-
-async def test_flags_that_are_not_there_or_broken(tmp_path: Path) -> None:
-    folder = ("--state-dir", tmp_path)
-    path = tmp_path / "flags.json"
-    (await audio_proxy("flags", "get", *folder)).refused(str(path))
-    path.write_text("{")
-    (await audio_proxy("flags", "get", *folder)).refused(str(path), "JSON")
-    mended = await audio_proxy("flags", "set", "level=3", *folder)
-    assert mended.status == 0
-    assert str(path) in mended.problems  # what was in it is lost
-    assert "level=3" in (await audio_proxy("flags", "get", *folder)).output
-
-
-async def test_a_flag_reaches_a_running_proxy_within_a_second(tmp_path: Path) -> None:
-    async with proxy_process(9, tmp_path) as process:
-        assert (await ask(process.admin, "/flags"))["enabled"] is True
-        done = await audio_proxy("flags", "set", "enabled=false", "--state-dir", tmp_path)
-        assert done.status == 0
-        assert await ask_until(process.admin, "/flags", "enabled", seconds=1) is False
-    assert "flags changed" in "".join(process.log)
-
-
-# Status.
-
-
-async def test_the_status_of_a_proxy_at_work(tmp_path: Path) -> None:
-    async with websockets_backend() as port, proxy_process(port, tmp_path) as process:
-        await lesson(f"ws://{process.listen}/")
-        stats = await ask(process.admin, "/stats")
-        table, for_programs = await asyncio.gather(
-            audio_proxy("status", "--admin", str(process.admin)),
-            audio_proxy("status", "--json", "--admin", str(process.admin)),
-        )
-    assert (table.status, table.problems) == (0, "")
-    assert stats["total_compressed"] > 10
-    saved = stats["wire_original_bytes"] - stats["wire_bytes"]
-    for number in (stats["total_compressed"], stats["wire_bytes"], saved):
-        assert f"{number:,}" in table.output
-    assert f"{saved / stats['wire_original_bytes']:.1%}" in table.output
-    assert "problem" not in table.output
-
-    assert (for_programs.status, for_programs.problems) == (0, "")
-    answer = json.loads(for_programs.output)
-    assert answer["problems"] == []
-    assert answer["flags"]["enabled"] is True
-    assert answer["stats"]["wire_bytes"] == stats["wire_bytes"]
-
-
-async def test_the_status_of_a_proxy_in_trouble(tmp_path: Path) -> None:
-    """Nobody is behind it, and its flags are broken: by a name that a terminal may not like."""
-    flag = "[red][/]"
-    async with proxy_process(9, tmp_path) as process:
-        (tmp_path / "flags.json").write_text(json.dumps({flag: 1}))
-        await ask_until(process.admin, "/stats", "flags_error")
-        table, for_programs = await asyncio.gather(
-            audio_proxy("status", "--admin", str(process.admin)),
-            audio_proxy("status", "--json", "--admin", str(process.admin)),
-        )
-    assert (table.status, table.problems) == (1, "")
-    problems = [line for line in table.output.splitlines() if line.startswith("problem: ")]
-    assert len(problems) == 2
-    assert "backend" in problems[0]
-    assert f"flags.json: {flag}: there is no such flag" in problems[1]
-    assert for_programs.status == 1
-    told = json.loads(for_programs.output)["problems"]
-    assert [f"problem: {problem}" for problem in told] == problems
-
-
-async def test_the_token_is_sent_and_a_wrong_one_explained(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as backend:
-        port = backend.getsockname()[1]
-        async with proxy_process(port, tmp_path, "--admin-token", "t0ken") as process:
-            command = ("status", "--admin", str(process.admin))
-            right, none, wrong = await asyncio.gather(
-                audio_proxy(*command, AUDIO_PROXY_ADMIN_TOKEN="t0ken"),
-                audio_proxy(*command),
-                audio_proxy(*command, AUDIO_PROXY_ADMIN_TOKEN="other"),
-            )
-    assert (right.status, right.problems) == (0, "")
-    none.refused("admin_token")
-    wrong.refused("admin_token")
-    assert "other" not in wrong.problems
-
-
-async def test_status_where_nobody_or_something_else_is() -> None:
-    """Such as the public port, taken for this one: what the backend answers may be anything."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.send(b"SSH-2.0-OpenSSH_9.2\r\n")
-
-    async def answer(request: web.Request) -> web.Response:
-        return web.json_response({})
-
-    site, api = web.Application(), web.Application()
-    api.router.add_get("/{path:.*}", answer)
-    async with aiohttp_server(site) as one, aiohttp_server(api) as two, raw_backend(talk) as three:
-        places = [NOBODY, *(f"127.0.0.1:{port}" for port in (one, two, three))]
-        ends = await asyncio.gather(*(audio_proxy("status", "--admin", at) for at in places))
-    for where, ended in zip(places, ends, strict=True):
-        ended.refused("admin", where)
-
-
-async def test_status_asks_the_proxy_itself_and_shows_no_token(tmp_path: Path) -> None:
-    """`http_proxy` is for the web: the token is not to go there, nor to the screen."""
-    with socket.create_server(("127.0.0.1", 0)) as backend:
-        port = backend.getsockname()[1]
-        async with proxy_process(port, tmp_path, "--admin-token", "t0ken") as process:
-            command = ("status", "--admin", str(process.admin))
-            through_web, with_newline = await asyncio.gather(
-                audio_proxy(
-                    *command, AUDIO_PROXY_ADMIN_TOKEN="t0ken", http_proxy=f"http://{NOBODY}"
-                ),
-                audio_proxy(*command, AUDIO_PROXY_ADMIN_TOKEN="t0ken\n"),
-            )
-    assert (through_web.status, through_web.problems) == (0, "")
-    assert "t0ken" not in with_newline.problems + with_newline.output
-
 
 # Settings that are wrong.
 
@@ -377,13 +106,85 @@ async def test_the_switch_is_the_first_value_and_the_stored_flag_wins_later(tmp_
     assert await enabled() is True
 
 
+# Logs.
+
+
+async def test_the_log_is_json_where_that_is_set(tmp_path: Path) -> None:
+    options = (*BACKEND, *FREE_PORTS, "--state-dir", tmp_path, "--log-format", "json")
+    async with start("run", *options) as (process, stderr):
+        first = await stderr.readline()
+        process.terminate()
+        output, rest = await process.communicate()
+    assert (process.returncode, output) == (0, b"")
+    lines = [json.loads(line) for line in (first, *rest.splitlines())]
+    for line in lines:
+        assert line["level"] in ("info", "warning")
+        assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
+    assert [line["event"] for line in lines][:2] == ["serving", "stopping"]
+    assert lines[0]["backend"] == f"http://{NOBODY}"
+
+
+async def test_the_form_of_the_log_is_read_anew_at_sighup(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text("log_format = 'text'")
+    options = (*BACKEND, *FREE_PORTS, "--state-dir", tmp_path, "--config", file)
+    async with start("run", *options) as (process, stderr):
+        assert b"[info" in await stderr.readline()
+        file.write_text("log_format = 'json'")
+        process.send_signal(signal.SIGHUP)
+        line = json.loads(await stderr.readline())
+        process.terminate()
+        await process.communicate()
+    assert line["event"] == "replacing the workers one by one"
+
+
+FAILURES = """
+import logging, sys, structlog
+from proxy.cli import _configure_logs
+_configure_logs(logging.INFO, sys.argv[1])
+def fail(secret):
+    raise OSError("no luck")
+for log in (structlog.get_logger("ours"), logging.getLogger("asyncio")):
+    try:
+        fail("s3" + "cret")
+    except OSError:
+        log.exception("it failed")
+logging.getLogger("asyncio").info("libraries say less")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_a_traceback_shows_no_variables_whoever_logs_it(log_format: str) -> None:
+    """Ours, and those of asyncio and aiohttp, in the same form."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", FAILURES, log_format),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        output, log = await process.communicate()
+    assert (process.returncode, output) == (0, b"")
+    text = log.decode()
+    assert text.count("Traceback") == text.count("OSError: no luck") == 2
+    assert text.count("it failed") == 2
+    assert "s3cret" not in text
+    assert "libraries say less" not in text
+    if log_format == "json":
+        for line in map(json.loads, text.splitlines()):
+            assert (line["event"], line["level"]) == ("it failed", "error")
+            assert line["exception"].endswith("OSError: no luck")
+    else:
+        assert len(re.findall(r"^\S+Z \[error +\] it failed", text, re.MULTILINE)) == 2
+
+
 # Help.
 
 
 async def test_help_lists_every_setting_and_says_where_else_it_may_stand() -> None:
-    commands = ("run", "status")
-    run, status = await asyncio.gather(*(audio_proxy(name, "--help") for name in commands))
-    for ended, settings in ((run, Settings), (status, AdminSettings)):
+    commands = {"run": Settings, "status": AdminSettings, "connections": AdminSettings}
+    ends = await asyncio.gather(*(audio_proxy(name, "--help") for name in commands))
+    run, *_ = ends
+    for ended, settings in zip(ends, commands.values(), strict=True):
         assert (ended.status, ended.problems) == (0, "")
         listed = set(re.findall(r"--[a-z-]+", ended.output))
         assert {"--" + name.replace("_", "-") for name in settings.model_fields} <= listed
@@ -394,5 +195,5 @@ async def test_the_version_and_the_commands() -> None:
     version, no_words = await asyncio.gather(audio_proxy("--version"), audio_proxy())
     assert re.fullmatch(r"audio-proxy \d+\.\d+\.\d+\n", version.output)
     assert version.status == 0
-    for command in ("run", "demo", "flags", "status"):
+    for command in ("run", "demo", "flags", "status", "connections", "analyze"):
         assert re.search(rf"^\W*{command}\b", no_words.output + no_words.problems, re.MULTILINE)

@@ -34,7 +34,7 @@ ALLOWED = {
     "client": {"audio", "websocket", "errors"},
     "compression": {"audio", "websocket", "control", "config", "errors"},
 }
-KNOW_ALL = {"analyze", "app", "cli", "demo", "workers", "__init__", "__main__"}
+KNOW_ALL = {"analyze", "app", "cli", "commands", "demo", "fleet", "workers", "__init__", "__main__"}
 
 LONGEST = 400
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from proxy.control.flags import Flags
+from proxy.control.metrics import FAMILIES
 from proxy.demo.backend import serve
 from tests.support import pcm
 from tests.support.process import Process, proxy_process
@@ -199,22 +201,45 @@ async def test_the_operators_commands(tmp_path: Path) -> None:
         if "flags get" in block or "curl" in block
     ]
     async with serve(pace=1000) as backend, proxy_process(backend, tmp_path) as proxy:
-        get, off, on, status = [await shell(line, proxy, tmp_path) for line in flags]
+        get, off, on, shadow, paths, status, connections = [
+            await shell(line, proxy, tmp_path) for line in flags
+        ]
         assert "enabled=true" in get
         assert "min_size=1024" in get
         assert "enabled=false" in off
         assert "enabled=true" in on
         assert "min_size=2048" in on
+        assert "rollout_percent=30" in shadow
+        assert "shadow=true" in shadow
+        assert re.search(r'^paths=\{"/ws/exam\*": ?\{"enabled": ?false\}\}$', paths, re.MULTILINE)
         assert "saved" in status
-        stats, patched = [await shell(line, proxy, tmp_path) for line in curls]
+        assert connections
+        stats, patched, listed = [await shell(line, proxy, tmp_path) for line in curls]
         assert '"wire_bytes": 0' in stats
+        assert '"connections": []' in listed
         assert '"enabled": false' in patched
 
 
-@pytest.mark.parametrize("name", ["enabled", "min_size", "min_gain", "level", "algorithms"])
-async def test_every_flag_is_described_with_its_first_value(name: str) -> None:
-    from proxy.control.flags import Flags
+def test_every_metric_is_described() -> None:
+    table = re.search(r"<!-- metrics -->\n(.*)<!-- /metrics -->", README, re.DOTALL)
+    assert table is not None
+    _, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()
+    ]
+    expected = [
+        [
+            f"`{one.name}`",
+            one.kind,
+            ", ".join(f"`{label}`" for label in one.labels),
+            one.help,
+        ]
+        for one in FAMILIES
+    ]
+    assert rows == expected
 
+
+@pytest.mark.parametrize("name", Flags.model_fields)
+def test_every_flag_is_described_with_its_first_value(name: str) -> None:
     row = re.search(rf"^\| `{name}` \| (.*?) \|", README, re.MULTILINE)
     assert row is not None
     value = getattr(Flags(), name)

@@ -90,7 +90,7 @@ def _why_none(measurement: Measurement, options: Options) -> str:
     raw = chunk.guessed or (chunk.format is Format.PCM and not options.opus_raw)
     speaks = _usable("opus", options.accept) and chunk.layout is not None
     least = f"{FLAGS.min_gain:.0%}"
-    if played.counters.by_algorithm:
+    if any(one.chunks for one in played.counters.by_algorithm.values()):
         return f"saves {played.saved:.1%}, less than {least}"
     if played.jobs or chunk.format.is_compressed or (speaks and not raw):
         return f"nothing gains {least}"

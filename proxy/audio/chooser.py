@@ -59,6 +59,11 @@ class Policy(Protocol):
         """The algorithms allowed."""
         ...
 
+    @property
+    def shadow(self) -> bool:
+        """Compress and count, but send what came."""
+        ...
+
 
 def worth_trying(size: int, policy: Policy) -> bool:
     """Whether a chunk of `size` bytes is to be encoded at all."""
@@ -181,15 +186,18 @@ class Chooser:
                     due = True
         return due
 
-    def sole(self, policy: Policy) -> tuple[LosslessTrial, int] | None:
+    def sole(
+        self, policy: Policy, most: int = LONGEST_RUN, ahead: int = 0
+    ) -> tuple[LosslessTrial, int] | None:
         """The codec that alone is to be tried on the chunk that comes, and for how many chunks
-        from that one on; None: there are several. To be asked after `due`."""
-        found, most = None, LONGEST_RUN
+        from that one on, up to `most`; None: there are several. To be asked after `due`, or one
+        chunk `ahead` of it."""
+        found = None
         for trial in self.trials:
             if trial.is_off or trial.name not in policy.algorithms:
                 continue
-            if trial.resting:
-                most = min(most, trial.resting)
+            if trial.resting > ahead:
+                most = min(most, trial.resting - ahead)
             elif found is None:
                 found = trial
             else:

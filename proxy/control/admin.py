@@ -1,126 +1,190 @@
-"""The admin port: health, statistics, flags."""
+"""The admin port: health, statistics, flags, connections, the dashboard."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from aiohttp import web
 
-from proxy.control.store import FileStore
-from proxy.errors import FlagsError, StoreError
+from proxy.control import metrics
+from proxy.control.guard import STATIC, Guard, error, json_errors
+from proxy.control.store import FlagStore
+from proxy.errors import ConflictError, FlagsError, QueryError, StoreError
 
 MAX_BODY = 64 * 1024
 """Largest request body taken, in bytes."""
 
+CLIENT = "X-Audio-Proxy-Client"
+_CLIENTS = ("dashboard", "command line")
+_USUAL_CLIENT = "admin port"
+_NAME = re.compile(r"\w[\w.-]*")
 
-def _error(status: int, message: str, **headers: str) -> web.Response:
-    return web.json_response({"error": message}, status=status, headers=headers)
+_TYPES = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+    "json": "application/json",
+}
 
-
-def _token_check(token: str) -> Any:
-    @web.middleware
-    async def check(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(
-            given.encode("utf-8", "surrogateescape"), token.encode()
-        ):
-            return _error(
-                401,
-                "the admin token is missing or wrong: send Authorization: Bearer <token>",
-                **{"WWW-Authenticate": "Bearer"},
-            )
-        return await handler(request)
-
-    return check
+Json = dict[str, Any]
 
 
-@web.middleware
-async def _json_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """aiohttp's own refusals, in the shape of ours."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        response = _error(error.status, f"{request.method} {request.path}: {error.reason}")
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
-        return response
+class _RefusedError(Exception):
+    """An answer instead of what was asked for."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__()
+        self.response = response
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Who knows what the admin port is asked for."""
+
+    fleet: Callable[[], Awaitable[Json]]
+    """The body of `/stats`."""
+    local: Callable[[], Json]
+    """The same of this machine."""
+    ready: Callable[[], Awaitable[str | None]]
+    """Why not, or None."""
+    drain: Callable[[], None]
+    """Lets lessons end and stops."""
+    connections: Callable[[Mapping[str, str]], Awaitable[Json]]
+    """A page of them. Raises QueryError."""
+    switch: Callable[[str, bool], Awaitable[Json | None]]
+    """Switches one off or on: its row; None where nobody holds it. Raises QueryError where it did
+    not opt in."""
 
 
 class Admin:
-    """Answers the operator. `statistics` makes the body of `/stats`; `ready` says why not; `drain`
-    lets lessons end and stops."""
+    """Answers the operator."""
 
-    def __init__(
-        self,
-        store: FileStore,
-        statistics: Callable[[], dict[str, Any]],
-        ready: Callable[[], Awaitable[str | None]],
-        drain: Callable[[], None],
-        token: str | None,
-    ) -> None:
+    def __init__(self, store: FlagStore, sources: Sources, guard: Guard) -> None:
         self._store = store
-        self._statistics = statistics
-        self._ready = ready
-        self._drain = drain
-        self._token = token
+        self._sources = sources
+        self._guard = guard
+        self._files = resources.files("proxy") / "web" / "dashboard"
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        middlewares = [_json_errors]
-        if self._token:
-            middlewares.append(_token_check(self._token))
+        middlewares: Any = [json_errors, self._guard.middleware(), _refusals]
         app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_post("/drain", self._post_drain)
         app.router.add_get("/stats", self._stats)
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/flags", self._get_flags)
         app.router.add_patch("/flags", self._patch_flags)
+        app.router.add_get("/connections", self._connections)
+        app.router.add_patch("/connections/{id}", self._patch_connection)
+        app.router.add_get("/", self._page)
+        app.router.add_get(STATIC + "{name:.+}", self._static)
         return app
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        reason = await self._ready()
+        reason = await self._sources.ready()
         if reason is not None:
-            return _error(503, reason)
+            return error(503, reason)
         return web.json_response({"status": "ready"})
 
     async def _post_drain(self, request: web.Request) -> web.Response:
-        self._drain()
+        self._sources.drain()
         return web.json_response({"status": "draining"}, status=202)
 
     async def _stats(self, request: web.Request) -> web.Response:
-        return web.json_response(self._statistics())
+        return web.json_response(await self._sources.fleet())
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = metrics.render(self._sources.local())
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _get_flags(self, request: web.Request) -> web.Response:
-        return web.json_response(self._store.live.current.model_dump())
+        return self._flags()
 
     async def _patch_flags(self, request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            return _error(415, "send flags as Content-Type: application/json")
+        changes = await _read_object(request, '{"enabled": false}')
+        expected = changes.pop("revision", None)
+        if expected is not None and (not isinstance(expected, int) or isinstance(expected, bool)):
+            return error(400, "revision: a whole number is expected")
+        client = request.headers.get(CLIENT, "")
+        by = client if client in _CLIENTS else _USUAL_CLIENT
         try:
-            changes = json.loads(await request.read())
-        except (ValueError, RecursionError) as error:
-            return _error(400, f"the body is not JSON: {error}")
-        if not isinstance(changes, dict):
-            return _error(400, 'the body is not a JSON object such as {"enabled": false}')
+            await self._store.change(changes, by, expected)
+        except ConflictError as conflict:
+            return error(409, str(conflict))
+        except StoreError as away:
+            return error(503, str(away))
+        except FlagsError as wrong:
+            return error(400, str(wrong))
+        return self._flags()
+
+    def _flags(self) -> web.Response:
+        live = self._store.live
+        about = {"revision": live.revision, "changed_by": live.changed_by}
+        return web.json_response({**live.current.as_record(), **about})
+
+    async def _connections(self, request: web.Request) -> web.Response:
         try:
-            flags = await asyncio.to_thread(self._store.write, changes)
-        except StoreError as error:
-            return _error(503, str(error))
-        except FlagsError as error:
-            return _error(400, str(error))
-        self._store.refresh()
-        return web.json_response(flags.model_dump())
+            return web.json_response(await self._sources.connections(request.query))
+        except QueryError as wrong:
+            return error(400, str(wrong))
+
+    async def _patch_connection(self, request: web.Request) -> web.Response:
+        body = await _read_object(request, '{"enabled": false}')
+        if set(body) != {"enabled"} or not isinstance(body["enabled"], bool):
+            return error(400, 'enabled: true or false is expected, such as {"enabled": false}')
+        number = request.match_info["id"]
+        try:
+            row = await self._sources.switch(number, body["enabled"])
+        except QueryError as wrong:
+            return error(409, str(wrong))
+        if row is None:
+            return error(404, f"{number}: there is no such connection, or it has ended")
+        return web.json_response(row)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return self._file("index.html")
+
+    async def _static(self, request: web.Request) -> web.Response:
+        return self._file(request.match_info["name"])
+
+    def _file(self, name: str) -> web.Response:
+        """One of the dashboard's files; they are few and small, and read each time."""
+        kind, parts = _TYPES.get(name.rpartition(".")[2]), name.split("/")
+        found = self._files.joinpath(*parts)
+        if kind is None or not all(map(_NAME.fullmatch, parts)) or not found.is_file():
+            return error(404, f"{name}: there is no such file")
+        return web.Response(body=found.read_bytes(), content_type=kind, charset="utf-8")
+
+
+@web.middleware
+async def _refusals(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except _RefusedError as refused:
+        return refused.response
+
+
+async def _read_object(request: web.Request, example: str) -> Json:
+    """A request's body, a JSON object. Raises _RefusedError."""
+    if request.content_type != "application/json":
+        raise _RefusedError(error(415, "send JSON as Content-Type: application/json"))
+    try:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError) as wrong:
+        raise _RefusedError(error(400, f"the body is not JSON: {wrong}")) from wrong
+    if not isinstance(body, dict):
+        raise _RefusedError(error(400, f"the body is not a JSON object such as {example}"))
+    return body

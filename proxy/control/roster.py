@@ -6,9 +6,11 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,17 @@ _RETIRED = "retired.json"
 _DRAINING = "draining"
 
 
+@dataclass
+class Counted:
+    """What the workers of a run have counted."""
+
+    total: Counters
+    workers: list[dict[str, Any]]
+    """The records of those that live."""
+    restarts: int
+    """Workers that have died and were replaced."""
+
+
 class Roster:
     """The folder of a run. A record is {"counters": {…}, …}; whatever else it says is of a worker
     that lives.
@@ -31,7 +44,9 @@ class Roster:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        self.run = secrets.token_hex(3)
+        """Tells this run from those of other machines."""
 
     @classmethod
     def open(cls, state_dir: Path) -> Roster:
@@ -52,50 +67,53 @@ class Roster:
 
     def close(self) -> None:
         """The run is over."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def is_draining(self) -> bool:
         """Whether the whole run is to end."""
-        return (self._folder / _DRAINING).exists()
+        return (self.folder / _DRAINING).exists()
 
     def drain(self) -> None:
         """The whole run is to end: every worker sees it at its next look."""
-        (self._folder / _DRAINING).touch()
+        (self.folder / _DRAINING).touch()
 
     def publish(self, pid: int, record: dict[str, Any]) -> None:
         """What a worker has counted by now."""
-        self._write(self._folder / f"{pid}.json", record)
+        self._write(self.folder / f"{pid}.json", record)
 
-    def retire(self, pid: int) -> None:
+    def retire(self, pid: int, *, died: bool = False) -> None:
         """A worker is gone: what it had published last stays in the totals."""
         with self._locked(fcntl.LOCK_EX):
-            path = self._folder / f"{pid}.json"
-            record = _read(path)
-            if record is not None:
-                retired = _counters(_read(self._folder / _RETIRED))
-                retired.add(_counters(record))
-                self._write(self._folder / _RETIRED, {"counters": retired.as_record()})
-                path.unlink()
+            path = self.folder / f"{pid}.json"
+            record, retired = _read(path), _read(self.folder / _RETIRED) or {}
+            counters = _counters(retired)
+            counters.add(_counters(record))
+            self._write(
+                self.folder / _RETIRED,
+                {"counters": counters.as_record(), "restarts": retired.get("restarts", 0) + died},
+            )
+            path.unlink(missing_ok=True)
 
-    def read(self) -> tuple[Counters, list[dict[str, Any]]]:
-        """What was counted in all, and the records of those that live."""
+    def read(self) -> Counted:
+        """What was counted in all."""
         with self._locked(fcntl.LOCK_SH):
-            total = _counters(_read(self._folder / _RETIRED))
+            retired = _read(self.folder / _RETIRED) or {}
+            total = _counters(retired)
             workers = []
-            for path in sorted(self._folder.glob("[0-9]*.json")):
+            for path in sorted(self.folder.glob("[0-9]*.json")):
                 record = _read(path)
                 if record is None:
                     continue
                 total.add(_counters(record))
                 if _is_alive(path.stem):
                     workers.append({"pid": int(path.stem), **record})
-        return total, workers
+        return Counted(total, workers, retired.get("restarts", 0))
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
         """Nobody counts a worker twice, or not at all, while it is retired."""
-        lock = os.open(self._folder, os.O_RDONLY)
+        lock = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(lock, how)
             yield
@@ -103,9 +121,10 @@ class Roster:
             os.close(lock)
 
     def _write(self, path: Path, record: dict[str, Any]) -> None:
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(record))
-        temporary.replace(path)
+        temporary = f"{path}.new"
+        with open(temporary, "wb", 0) as file:
+            file.write(json.dumps(record).encode())
+        os.replace(temporary, path)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -117,7 +136,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _counters(record: dict[str, Any] | None) -> Counters:
-    return Counters.from_record(record["counters"]) if record is not None else Counters()
+    return Counters.from_record(record["counters"]) if record else Counters()
 
 
 def _is_alive(pid: str) -> bool:

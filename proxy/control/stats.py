@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from proxy.audio.counters import AlgorithmCounters, Counters
+from proxy.audio.counters import SECONDS, AlgorithmCounters, Counters, Histogram
 
 
 def _ratio(counters: AlgorithmCounters) -> float:
@@ -23,24 +24,63 @@ def _totals(counters: AlgorithmCounters) -> dict[str, Any]:
     }
 
 
+def _all(counters: Counters) -> AlgorithmCounters:
+    total = AlgorithmCounters()
+    for one in counters.encoded.values():
+        total.add(one.chunks, one.original_bytes, one.compressed_bytes)
+    return total
+
+
 def summary(counters: Counters, min_size: int) -> dict[str, Any]:
     """The keys of `AudioCompression.get_stats()`, over all algorithms."""
-    total = AlgorithmCounters()
-    for one in counters.by_algorithm.values():
-        total.chunks += one.chunks
-        total.original_bytes += one.original_bytes
-        total.compressed_bytes += one.compressed_bytes
-    return {"algorithm": "gzip", **_totals(total), "min_size_threshold": min_size}
+    return {"algorithm": "gzip", **_totals(_all(counters)), "min_size_threshold": min_size}
+
+
+def worker_totals(counters: Counters) -> dict[str, Any]:
+    """What is shown of one worker."""
+    return {
+        **_totals(_all(counters)),
+        "wire_original_bytes": counters.wire_original_bytes,
+        "wire_bytes": counters.wire_bytes,
+        "errors": counters.errors,
+    }
 
 
 def report(counters: Counters, min_size: int) -> dict[str, Any]:
-    """What `/stats` shows of the audio: `summary` at the top, the algorithms, the wire."""
+    """What `/stats` shows of what was counted: `summary` at the top, and everything by its kind."""
+    by_algorithm = counters.by_algorithm
     return {
         **summary(counters, min_size),
-        "by_algorithm": {name: _totals(one) for name, one in counters.by_algorithm.items()},
+        "by_algorithm": {name: _totals(one) for name, one in by_algorithm.items()},
+        "by_format": {name: _totals(one) for name, one in counters.by_format.items()},
+        "wire_original_bytes": counters.wire_original_bytes,
+        "wire_bytes": counters.wire_bytes,
+        "shadow_saved_bytes": counters.shadow_saved_bytes,
+        "chunks": {
+            **{name: _outcomes(one) for name, one in by_algorithm.items()},
+            "none": dict(counters.passed),
+        },
         "no_gain": counters.no_gain,
         "errors": counters.errors,
         "refused": counters.refused,
-        "wire_original_bytes": counters.wire_original_bytes,
-        "wire_bytes": counters.wire_bytes,
+        "encode_seconds": _histogram(counters.encode_seconds),
+        "first_audio_seconds": _histogram(counters.first_audio_seconds),
+        "gap_seconds": _histogram(counters.gap_seconds),
+        "handshakes": dict(counters.handshakes),
+        "close_codes": dict(counters.close_codes),
+        "closed_by": dict(counters.closed_by),
+        "pauses": counters.pauses,
     }
+
+
+def _outcomes(counters: AlgorithmCounters) -> Mapping[str, int]:
+    return {
+        "compressed": counters.chunks,
+        "no_gain": counters.no_gain,
+        "error": counters.errors,
+        "shadow": counters.shadow,
+    }
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    return {"le": list(SECONDS), "counts": list(histogram.counts), "sum": histogram.sum}

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
-from proxy.control.flags import Flags, LiveFlags, parse_flags
+from proxy.control.flags import Flags, LiveFlags, Revision
 from proxy.errors import FlagsError, StoreError
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,54 @@ LOCK_TIMEOUT = 2.0
 """Seconds that a writer waits for another one."""
 
 
+class FlagStore(Protocol):
+    """Keeps the flags, and what is in force of them in `live`."""
+
+    kind: str
+    """"file" or "redis"."""
+    live: LiveFlags
+    error: str | None
+    """Why what is stored is not in force, or None."""
+    is_connected: bool
+    """Whether it can be asked."""
+
+    async def start(self) -> None:
+        """Put in force what is stored, or store the first flags where nothing is. It is no error
+        where it cannot be asked: then the first flags are in force, or the last that were good."""
+        ...
+
+    async def watch(self) -> None:
+        """Follow what is stored, for ever."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of where it is stored."""
+        ...
+
+    async def change(
+        self, changes: Mapping[str, Any], by: str, expected: int | None = None
+    ) -> Revision:
+        """Change some flags, also those in force here; see `Revision.changed`.
+
+        Raises FlagsError where a value is wrong, ConflictError where `expected` is not the number
+        that is stored, StoreError where it cannot be stored; then nothing has changed.
+        """
+        ...
+
+
+def tell_change(changes: Mapping[str, tuple[Any, Any]], revision: Revision) -> None:
+    """What an operator reads of a change in the log: a line for each flag."""
+    for name, (before, after) in changes.items():
+        log.info(
+            "flag changed",
+            flag=name,
+            before=before,
+            after=after,
+            by=revision.by or "hand",
+            revision=revision.number,
+        )
+
+
 class FileStore:
     """The flags in `path`, and what is in force of them in `live`.
 
@@ -33,9 +81,14 @@ class FileStore:
     made: replaced, rewritten in place, or by a Kubernetes ConfigMap that swaps a symlink.
     """
 
-    def __init__(self, path: Path, first: Flags) -> None:
+    kind = "file"
+
+    def __init__(self, path: Path, first: Flags, *, tells: bool = True) -> None:
+        """`tells`: whether changes are told of in the log here, rather than by another worker."""
         self._path = path
         self._first = first
+        self._tells = tells
+        self.is_connected = True
         self._seen: bytes | None = None
         self.live = LiveFlags(first)
         self.error: str | None = None
@@ -51,38 +104,51 @@ class FileStore:
         try:
             with self._locked():
                 if not self._path.exists():
-                    self._write(self.live.current)
+                    self._write(Revision(self.live.current))
         except OSError as error:
             log.warning("flags cannot be kept", path=str(self._path), error=str(error))
 
-    def read(self) -> Flags:
-        """The flags in the file. Raises FlagsError where it is missing or broken."""
+    async def start(self) -> None:
+        """See `FlagStore`."""
+        self.create()
+        self.refresh()
+
+    def read(self) -> Revision:
+        """What is in the file. Raises FlagsError where it is missing or broken."""
         try:
-            return parse_flags(self._path.read_bytes(), self._first)
+            return Revision.parse(self._path.read_bytes(), self._first)
         except OSError as error:
             raise StoreError(f"cannot read {self._path}: {error.strerror}") from error
         except FlagsError as error:
             raise FlagsError(f"{self._path}: {error}") from error
 
-    def set(self, changes: Mapping[str, Any]) -> Flags:
-        """Change some flags, in the file and at once here; see `write`."""
-        after = self.write(changes)
+    async def change(
+        self, changes: Mapping[str, Any], by: str, expected: int | None = None
+    ) -> Revision:
+        """See `FlagStore`."""
+        after = await asyncio.to_thread(self.write, changes, by, expected)
         self.refresh()
         return after
 
-    def write(self, changes: Mapping[str, Any]) -> Flags:
+    def set(self, changes: Mapping[str, Any], by: str = "hand") -> Revision:
+        """Change some flags, in the file and at once here; see `write`."""
+        after = self.write(changes, by)
+        self.refresh()
+        return after
+
+    def write(self, changes: Mapping[str, Any], by: str, expected: int | None = None) -> Revision:
         """Change some flags in the file. May wait for other writers: safe in any thread.
 
-        Raises FlagsError where a value is wrong, StoreError where the file cannot be written; then
-        nothing has changed. A broken file is replaced, the changes made to what is in force.
+        Raises as `FlagStore.change`. A broken file is replaced, the changes made to what is in
+        force.
         """
         try:
             with self._locked():
                 try:
                     before = self.read()
                 except FlagsError:
-                    before = self.live.current
-                after = before.updated(changes)
+                    before = Revision(self.live.current, self.live.revision)
+                after = before.changed(changes, by, expected)
                 self._write(after)
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
@@ -95,24 +161,29 @@ class FileStore:
             if data == self._seen:
                 return
             self._seen = data
-            flags = parse_flags(data, self._first)
+            revision = Revision.parse(data, self._first)
         except OSError as error:
             self._seen = None
+            self.is_connected = False
             self._complain(f"cannot read {self._path}: {error.strerror}")
         except FlagsError as error:
+            self.is_connected = True
             self._complain(f"{self._path}: {error}")
         else:
+            self.is_connected = True
             self.error = None
-            before = self.live.current
-            if flags != before:
-                self.live.current = flags
-                log.info("flags changed", before=before.model_dump(), after=flags.model_dump())
+            changes = self.live.take(revision)
+            if self._tells:
+                tell_change(changes, revision)
 
     async def watch(self) -> None:
         """Look at the file for ever."""
         while True:
             self.refresh()
             await asyncio.sleep(POLL_INTERVAL)
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
     def _complain(self, error: str) -> None:
         """Say once that the flags in force stay what they were."""
@@ -140,13 +211,13 @@ class FileStore:
         finally:
             os.close(lock)
 
-    def _write(self, flags: Flags) -> None:
+    def _write(self, revision: Revision) -> None:
         """Replace the file: a reader sees the old content or the new. Raises OSError."""
         path = self._path.resolve()  # where it is a link, the link stays
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".flags-")
         try:
             with open(descriptor, "wb") as file:
-                file.write(flags.to_json())
+                file.write(revision.to_json())
                 file.flush()
                 os.fsync(file.fileno())
                 os.fchmod(file.fileno(), 0o644)

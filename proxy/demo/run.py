@@ -275,7 +275,8 @@ def _addresses(backend: str, proxy: ProxyProcess, state_dir: Path) -> str:
     return f"""
 Ask the tutor      http://{proxy.listen}/
 The backend alone  {backend}/
-Admin port         http://{proxy.admin}/stats
+The dashboard      http://{proxy.admin}/
+Statistics         http://{proxy.admin}/stats
 
 Switch compression off, and on again, while it speaks:
   {command} flags set enabled=false --state-dir {state_dir}

@@ -147,6 +147,23 @@ class ForwardingRules:
         kept.append((b"Forwarded", b", ".join([*before[_FORWARDED], forwarded])))
         return kept
 
+    def client_of(self, headers: Iterable[tuple[bytes, bytes]], hop: Hop) -> str | None:
+        """The client's address: the peer's, or what trusted peers say. None: on a Unix socket,
+        and nobody said."""
+        if not self._trusts(hop.peer):
+            return hop.peer
+        found = hop.peer
+        for named in reversed(tokens(headers, _FOR)):
+            address = named.decode("latin-1")
+            try:
+                ip_address(address)
+            except ValueError:  # an empty one, or a name: nobody before it can be told
+                break
+            found = address
+            if not self._trusts(address):
+                break
+        return found
+
     def _trusts(self, peer: str | None) -> bool:
         if peer is None:
             return self.trust_unix

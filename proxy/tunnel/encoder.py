@@ -10,6 +10,7 @@ from time import perf_counter
 
 import structlog
 
+from proxy.audio.counters import Histogram
 from proxy.audio.opus import Spoken
 from proxy.websocket.jobs import Attempts, Job
 
@@ -25,47 +26,63 @@ Result = Attempts | Spoken | None
 Done = Callable[[Job, Result], None]
 
 
-def _run(job: Job) -> Result:
-    """A job's result, or None where it failed beyond what a codec may."""
+def _run(job: Job) -> tuple[Result, float]:
+    """A job's result, or None where it failed beyond what a codec may; and seconds."""
+    start = perf_counter()
     try:
-        return job.run()
+        result: Result = job.run()
     except Exception:  # a lesson goes on without compression, whatever the fault
         log.exception("a chunk could not be encoded")
-        return None
+        result = None
+    return result, perf_counter() - start
 
 
 class Encoder:
     """Runs the jobs of all tunnels of a worker."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, seconds: Histogram) -> None:
+        """`seconds`: where it is counted how long each chunk took."""
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
+        self._seconds = seconds
         self._spent = 0.0
         self._limit = TURN  # up to which who asks now may spend
+        self.has_time = True
+        """Whether this turn has time left."""
         self._turn_ends = False  # the end of this turn is scheduled
         self._waiting: deque[tuple[Job, Done]] = deque()
 
     def run_now(self, job: Job) -> bool:
         """Whether `run` may be called: the job is small, and this turn has time left."""
-        return self._spent < self._limit and job.small
+        return self.has_time and job.small
 
     def run(self, job: Job) -> Result:
         """Run a small job; None where it failed beyond what a codec may."""
+        result, seconds = _run(job)
+        self.spend(seconds, job.chunks)
+        return result
+
+    def spend(self, seconds: float, chunks: int) -> None:
+        """Chunks have been encoded in this turn, in so many seconds in all."""
         if not self._turn_ends:
             self._turn_ends = True
             self._loop.call_soon(self._end_turn)
-        start = perf_counter()
-        result = _run(job)
-        self._spent += perf_counter() - start
-        return result
+        self._spent += seconds
+        self.has_time = self._spent < self._limit
+        self._seconds.add(seconds / chunks, chunks)
 
     def submit(self, job: Job, done: Done) -> None:
         """Run a job later, in a thread or in a turn with time left; then call `done`."""
         if job.small:
             self._waiting.append((job, done))
             return
-        future = self._loop.run_in_executor(self._pool, _run, job)
-        future.add_done_callback(lambda future: done(job, future.result()))
+
+        def finish(future: asyncio.Future[tuple[Result, float]]) -> None:
+            result, seconds = future.result()
+            self._seconds.add(seconds / job.chunks, job.chunks)
+            done(job, result)
+
+        self._loop.run_in_executor(self._pool, _run, job).add_done_callback(finish)
 
     def close(self) -> None:
         """Wait for the threads."""
@@ -80,3 +97,4 @@ class Encoder:
             self._limit = min(TURN, self._spent + _SHARE)
             done(job, self.run(job))
         self._limit = 0.0 if self._waiting else TURN  # who comes now is behind those who wait
+        self.has_time = self._spent < self._limit

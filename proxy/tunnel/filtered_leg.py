@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter
 
 import structlog
 
 from proxy.tunnel.encoder import Encoder, Result
-from proxy.tunnel.leg import BackendLeg, State, now
+from proxy.tunnel.leg import OPEN, READ, BackendLeg, State, now
 from proxy.websocket.audio_filter import AudioFilter
 from proxy.websocket.jobs import Job
 from proxy.websocket.segments import Buffer
 
 log = structlog.get_logger(__name__)
+
+_read = memoryview(READ)
 
 ENCODING = 2
 """Why a leg's reading is paused, beside `PEER_FULL`."""
@@ -30,7 +33,10 @@ class FilteredLeg(BackendLeg):
         "_job",
         "_loop",
         "_over",
+        "_read_at",
+        "_sent_at",
         "_timer",
+        "_waits_since",
     )
 
     def __init__(
@@ -51,14 +57,57 @@ class FilteredLeg(BackendLeg):
         self._encoder = encoder
         self._job: Job | None = None  # with the encoder
         self._over = False  # the backend's stream has ended
+        # Of the system's clock, in seconds; 0: never.
+        self._read_at = 0.0
+        self._sent_at = 0.0
+        self._waits_since: float | None = 0.0  # for our first audio; None: it has been sent
 
-    def receive(self, data: Buffer) -> None:
+    @property
+    def filter(self) -> AudioFilter:
+        """What its bytes go through."""
+        return self._filter
+
+    @property
+    def sent_at(self) -> float:
+        """When the client was last sent something, by the clock of `perf_counter`; 0: never."""
+        return self._sent_at
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: what the filter makes of them goes to the client."""
         self.heard = now()
-        if self.peer.state is State.OPEN:
-            self._deliver(*self._filter.feed(bytes(data)))
-            if self._timer is not None and self._filter.is_holding:
-                self._heard = self._loop.time()
+        peer = self.peer
+        if peer.state is not OPEN:
+            return
+        data = bytes(_read[:nbytes])
+        start = perf_counter()
+        encoder = self._encoder
+        if encoder.has_time:
+            buffers = self._filter.feed_whole(data)
+            if buffers is not None:
+                encoder.spend(perf_counter() - start, 1)
+                peer.writelines(buffers)
+                self._filter.tally.total.gap_seconds.add(start - self._sent_at)
+                self._sent_at = start
+                return
+        self._read_at = start
+        self._feed(data)
+
+    def receive(self, data: Buffer) -> None:
+        """See `buffer_updated`."""
+        self.heard = now()
+        if self.peer.state is OPEN:
+            self._read_at = perf_counter()
+            self._feed(bytes(data))
+
+    def _feed(self, data: bytes) -> None:
+        self._deliver(*self._filter.feed(data))
+        if self._timer is not None and self._filter.is_holding:
+            self._heard = self._loop.time()
+
+    @property
+    def close_code(self) -> int | None:
+        """See `BackendLeg`."""
+        return self._filter.close_code
 
     def close_client(self, *, at_once: bool) -> bool:
         """See `BackendLeg`; what was said so far is sent to its end first."""
@@ -84,6 +133,9 @@ class FilteredLeg(BackendLeg):
                 peer.write(buffers[0])
             else:
                 peer.writelines(buffers)
+            self._note_sent()
+        if self._waits_since is not None:
+            self._note_first_audio()
         if job is not None:
             self._job = job
             self.pause(ENCODING)
@@ -93,6 +145,22 @@ class FilteredLeg(BackendLeg):
             self._timer = self._loop.call_later(self._flush_after, self._notice_pause)
         while self._filter.warnings:
             log.warning(self._filter.warnings.pop())
+
+    def _note_sent(self) -> None:
+        """The client was sent something: how long after what came before it."""
+        total, at = self._filter.tally.total, perf_counter()
+        if self._sent_at:
+            total.gap_seconds.add(at - self._sent_at)
+        self._sent_at = at
+
+    def _note_first_audio(self) -> None:
+        """How long the first audio took on its way through here, once it has left."""
+        began = self._waits_since
+        if not began and self._filter.has_audio:
+            began = self._waits_since = self._read_at
+        if began and self._filter.tally.chunks:
+            self._filter.tally.total.first_audio_seconds.add(self._sent_at - began)
+            self._waits_since = None
 
     def _notice_pause(self) -> None:
         """Where the backend has paused, send the end of what was said."""

@@ -13,7 +13,6 @@ from enum import Enum
 
 from proxy.websocket.frames import CLOSE, build_header
 from proxy.websocket.segments import Buffer
-from proxy.websocket.walker import FrameWalker
 
 _GOING_AWAY = build_header(CLOSE, 2) + (1001).to_bytes(2, "big")  # RFC 6455, 7.4.1
 
@@ -32,7 +31,7 @@ class State(Enum):
     LOST = 2
 
 
-_OPEN = State.OPEN  # an enum's members are looked up in 0.1 us
+OPEN = State.OPEN  # an enum's members are looked up in 0.1 us
 
 PEER_FULL = 1
 """Why a leg's reading is paused; each reason is a bit of its own."""
@@ -45,8 +44,8 @@ _MOST_BUFFERS = 1024
 
 # One for all legs: what is read leaves it before another leg reads, so that nothing is allocated
 # or copied on the way through. In bulk, with half of it the CPU is 1.1 to 1.2 times as much.
-_bytes = bytearray(READ_SIZE)
-_read = memoryview(_bytes)
+READ = bytearray(READ_SIZE)
+_read = memoryview(READ)
 
 
 _NOBODY = asyncio.Protocol()
@@ -63,7 +62,9 @@ class Leg(asyncio.BufferedProtocol):
         "_pauses",
         "_progress",
         "_written",
+        "ended_at",
         "heard",
+        "pauses",
         "peer",
         "state",
         "transport",
@@ -77,6 +78,11 @@ class Leg(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self.heard = 0
         """When it last received something; 0: never."""
+        self.ended_at = 0
+        """When its other end had ended, by the same clock; 0: not yet."""
+        self.pauses = 0
+        """How often its peer was not read further because this side was slow. For the reader to
+        take."""
         self._pauses = 0
         self._eof = False  # received
         # The socket's descriptor, where it may be written to without the transport.
@@ -130,12 +136,13 @@ class Leg(asyncio.BufferedProtocol):
         """
         self.heard = now()
         peer = self.peer
-        if peer.state is _OPEN:
+        if peer.state is OPEN:
             peer.write(data)
 
     def eof_received(self) -> bool:
         """The other end has ended; it may still be written to, but for TLS."""
         self._eof = True
+        self.ended_at = self.ended_at or now()
         keep_open = self.transport.can_write_eof()
         if not keep_open:
             self.state = State.ENDING
@@ -147,6 +154,7 @@ class Leg(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self.state = State.LOST
+        self.ended_at = self.ended_at or now()
         try:
             if isinstance(exc, TimeoutError):
                 self.peer.abort()  # TCP_USER_TIMEOUT: the kernel's word for what `overdue` watches
@@ -157,6 +165,7 @@ class Leg(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Enough waits to be sent."""
+        self.pauses += 1
         self.peer.pause(PEER_FULL)
 
     def resume_writing(self) -> None:
@@ -244,6 +253,16 @@ class Leg(asyncio.BufferedProtocol):
                 self._close()
 
     @property
+    def written(self) -> int:
+        """Bytes that were given to it to send."""
+        return self._written
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait here to be sent."""
+        return self.transport.get_write_buffer_size()
+
+    @property
     def is_paused(self) -> bool:
         """Whether it is not read: more may have come than `heard` knows."""
         return bool(self._pauses)
@@ -308,41 +327,14 @@ class BackendLeg(Leg):
 
     __slots__ = ()
 
+    @property
+    def close_code(self) -> int | None:
+        """What the backend's close frame said, `NO_CODE` if nothing; None: there was none."""
+        raise NotImplementedError
+
     def close_client(self, *, at_once: bool) -> bool:
         """Close the client's WebSocket, unless the backend has. False: not now, within a frame.
 
         `at_once`: a message of which nothing has been sent is not waited for.
         """
         raise NotImplementedError
-
-
-class PassingLeg(BackendLeg):
-    """A backend's leg; what it receives passes as it is."""
-
-    __slots__ = ("_walker",)
-
-    def __init__(self, transport: asyncio.Transport, on_lost: Callable[[], None]) -> None:
-        super().__init__(transport, on_lost)
-        self._walker = FrameWalker()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes came: they go to the client."""
-        self._walker.feed(_bytes, nbytes)
-        self.heard = now()
-        peer = self.peer
-        if peer.state is _OPEN:
-            peer.write(_read[:nbytes])
-
-    def receive(self, data: Buffer) -> None:
-        """See `Leg.receive`."""
-        self._walker.feed(bytes(data), len(data))
-        super().receive(data)
-
-    def close_client(self, *, at_once: bool) -> bool:
-        """See `BackendLeg`."""
-        if self.peer.state is not State.OPEN or self._walker.closed:
-            return True
-        if not self._walker.is_between:
-            return False
-        self.peer.say_goodbye()
-        return True

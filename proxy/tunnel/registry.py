@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
-from proxy.tunnel.tunnel import Tunnel
+from proxy.audio.counters import Counters, count
+from proxy.tunnel.tunnel import Switch, Tunnel
 
 log = structlog.get_logger(__name__)
 
@@ -20,37 +22,86 @@ DRAIN_INTERVAL = 0.1
 _IN_A_ROW = 64
 """Tunnels that are looked at before others get their turn: a look takes 2 to 7 µs, which made
 stalls of 20 to 50 ms of 8,000."""
+_STANDARD_CODES = range(1000, 1016)
 
 
 class Tunnels:
     """All open tunnels."""
 
-    def __init__(self, stall_timeout: float, close_timeout: float) -> None:
+    def __init__(
+        self, stall_timeout: float, close_timeout: float, counters: Counters, place: str = ""
+    ) -> None:
+        """`place`: what the ids of its tunnels begin with, which no other worker's do."""
         self._stall_timeout = stall_timeout
         self._close_timeout = close_timeout
-        self._open: set[Tunnel] = set()
+        self._counters = counters
+        self._place = place
+        self._open: dict[int, Tunnel] = {}
+        self._entered = 0
         self._none_left = asyncio.Event()
         self._none_left.set()
+        self.by_algorithm: dict[str, int] = {}
+        """How many are open, by the client's first algorithm; "none": it did not opt in."""
+        self.backlog = 0
+        """Bytes that waited in all of them to be sent, when they were looked at last."""
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self) -> Tunnel:
-        """A new tunnel; it leaves by itself when both of its legs are closed."""
-        tunnel = Tunnel(self._leave)
-        self._open.add(tunnel)
+    def id_of(self, tunnel: Tunnel) -> str:
+        """The name of a tunnel in the whole fleet."""
+        return f"{self._place}{tunnel.number}"
+
+    def find(self, name: str) -> Tunnel | None:
+        """The open one of an id."""
+        number = name.removeprefix(self._place)
+        if not name.startswith(self._place) or not number.isdecimal():
+            return None
+        return self._open.get(int(number))
+
+    def enter(
+        self,
+        path: str = "",
+        address: str | None = None,
+        algorithms: Sequence[str] = (),
+        switch: Switch | None = None,
+    ) -> Tunnel:
+        """A new tunnel; it leaves by itself when both of its legs are closed. See `Tunnel`."""
+        self._entered += 1
+        tunnel = Tunnel(self._leave, self._entered, path, address, algorithms, switch)
+        self._open[tunnel.number] = tunnel
         self._none_left.clear()
+        count(self.by_algorithm, _first(algorithms))
         return tunnel
 
     def _leave(self, tunnel: Tunnel) -> None:
-        self._open.discard(tunnel)
+        del self._open[tunnel.number]
+        self.by_algorithm[_first(tunnel.algorithms)] -= 1
         if not self._open:
             self._none_left.set()
+        counters, (code, by) = self._counters, tunnel.ending
+        counters.pauses += tunnel.take_pauses()
+        count(counters.closed_by, by)
+        count(counters.close_codes, _label(code))
+        tally = tunnel.tally
+        about = {} if tally is None else {"chunks": tally.chunks, "compressed": tally.compressed}
+        log.info(
+            "tunnel ended",
+            id=self.id_of(tunnel),
+            path=tunnel.path,
+            seconds=round(time.time() - tunnel.since, 3),
+            algorithms=",".join(tunnel.algorithms) or "none",
+            **about,
+            bytes_in=tunnel.backend.written,
+            bytes_out=tunnel.client.written,
+            code=code,
+            by=by,
+        )
 
-    async def _each(self) -> AsyncIterator[Tunnel]:
+    async def each(self) -> AsyncIterator[Tunnel]:
         """All that are open now, and still are when it is their turn."""
-        for number, tunnel in enumerate(list(self._open), 1):
-            if tunnel in self._open:
+        for number, tunnel in enumerate(list(self._open.values()), 1):
+            if tunnel.number in self._open:
                 yield tunnel
             if not number % _IN_A_ROW:
                 await asyncio.sleep(0)
@@ -62,7 +113,8 @@ class Tunnels:
         interval = min(2.0, self._stall_timeout / 4, self._close_timeout / 4)
         while True:
             await asyncio.sleep(interval)
-            async for tunnel in self._each():
+            backlog = 0
+            async for tunnel in self.each():
                 try:
                     overdue = tunnel.overdue(loop.time(), self._stall_timeout, self._close_timeout)
                 except Exception:  # a fault in one tunnel leaves the limits of the others in force
@@ -71,6 +123,9 @@ class Tunnels:
                 if overdue:
                     log.info("tunnel aborted: a side did not take or close in time")
                     tunnel.abort()
+                backlog += tunnel.backlog
+                self._counters.pauses += tunnel.take_pauses()
+            self.backlog = backlog
 
     async def drain(self, end: float, idle: float) -> None:
         """Close all tunnels with 1001, each when its talk is over; returns when none is left.
@@ -84,7 +139,7 @@ class Tunnels:
         since: dict[Tunnel, tuple[int, float]] = {}  # what it had heard, and when that was seen
         closing: dict[Tunnel, float] = {}  # when to abort it
         while self._open:
-            async for tunnel in self._each():
+            async for tunnel in self.each():
                 now = loop.time()
                 if tunnel in closing or now >= end + GOODBYE:
                     if now >= min(closing.get(tunnel, now), end + GOODBYE):
@@ -104,12 +159,23 @@ class Tunnels:
 
     async def finish(self) -> None:
         """End all tunnels, what they hold written out; abort after `close_timeout`."""
-        for tunnel in list(self._open):
+        for tunnel in list(self._open.values()):
             tunnel.finish()
         try:
             async with asyncio.timeout(self._close_timeout):
                 await self._none_left.wait()
         except TimeoutError:
-            for tunnel in list(self._open):
+            for tunnel in list(self._open.values()):
                 tunnel.abort()
             await self._none_left.wait()
+
+
+def _label(code: int) -> str:
+    """A close code, as one of few words: who closes may say any."""
+    if code in _STANDARD_CODES:
+        return str(code)
+    return f"{code // 1000}xxx" if 3000 <= code < 5000 else "other"
+
+
+def _first(algorithms: Sequence[str]) -> str:
+    return algorithms[0] if algorithms else "none"

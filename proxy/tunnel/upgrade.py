@@ -11,19 +11,26 @@ import h11
 from aiohttp import web
 
 from proxy.audio.algorithms import INSTALLED
-from proxy.audio.counters import Counters
+from proxy.audio.counters import Counters, count
 from proxy.audio.settings import AudioSettings
 from proxy.errors import BackendTimeoutError
 from proxy.http.front import Sent, flush, raw_target, relay_response, take_over
-from proxy.http.headers import ForwardingRules, end_to_end, hop_of
+from proxy.http.headers import ForwardingRules, Hop, end_to_end, hop_of
 from proxy.http.sockets import spread_probes
 from proxy.http.upstream import Backend, Exchange
 from proxy.tunnel.encoder import Encoder
 from proxy.tunnel.filtered_leg import FilteredLeg
 from proxy.tunnel.handshake import check_switch, request_headers, split_target, switch_head
-from proxy.tunnel.leg import BackendLeg, Leg, PassingLeg
+from proxy.tunnel.identity import identity_of
+from proxy.tunnel.leg import BackendLeg
 from proxy.tunnel.registry import Tunnels
-from proxy.websocket.audio_filter import AudioFilter, LivePolicy
+from proxy.tunnel.tunnel import Switch
+from proxy.tunnel.walked_leg import PassingLeg, WalkedLeg
+from proxy.values import RolloutKey
+from proxy.websocket.audio_filter import AudioFilter
+
+_LONGEST_PATH = 512
+"""Characters of a path that are kept as long as the connection lasts: it may have 64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,9 @@ class Upgrades:
 
     backend: Backend
     rules: ForwardingRules
-    flags: LivePolicy
+    admit: Callable[[str, bytes], Switch]
+    """The flags of a connection that opted in, by its path and what its client always has."""
+    rollout_by: RolloutKey
     counters: Counters
     tunnels: Tunnels
     encoder: Encoder
@@ -49,7 +58,8 @@ class Upgrades:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Relay one handshake. Raises ClientError or BackendError while nothing is answered yet."""
         target, algorithms = split_target(raw_target(request), self.query_parameter, INSTALLED)
-        headers = self.rules.apply(end_to_end(request.raw_headers), hop_of(request))
+        hop = hop_of(request)
+        headers = self.rules.apply(end_to_end(request.raw_headers), hop)
         head = self.backend.handshake(
             request.method, target, request_headers(headers, opted_in=bool(algorithms))
         )
@@ -63,11 +73,13 @@ class Upgrades:
             except TimeoutError as error:
                 raise BackendTimeoutError("the backend did not answer in time") from error
             if isinstance(response, h11.Response):
+                count(self.counters.handshakes, "declined")
                 return await relay_response(request, response, exchange, self.stall_timeout)
             check_switch(response.headers, _key_of(request), opted_in=bool(algorithms))
             await flush(request, self.stall_timeout)
-            self._open(request, exchange, switch_head(*response, algorithms), algorithms)
+            self._open(request, hop, exchange, switch_head(*response, algorithms), algorithms)
             exchange = None
+            count(self.counters.handshakes, "opted_in" if algorithms else "switched")
         finally:
             if exchange is not None:
                 exchange.abort()
@@ -76,6 +88,7 @@ class Upgrades:
     def _open(
         self,
         request: web.BaseRequest,
+        hop: Hop,
         exchange: Exchange,
         head: bytes,
         algorithms: Sequence[str],
@@ -85,11 +98,16 @@ class Upgrades:
         to_client, early = take_over(request)
         with contextlib.suppress(OSError):  # gone already, which its leg will see
             spread_probes(to_client)
-        tunnel = self.tunnels.enter()
-        client = Leg(to_client, tunnel.leg_lost)
+        path, address = request.path[:_LONGEST_PATH], self.rules.client_of(request.raw_headers, hop)
+        switch: Switch | None = None
         if algorithms:
-            settings = self.audio_settings(request.path)
-            audio_filter = AudioFilter(algorithms, self.flags, self.counters, settings)
+            switch = self.admit(path, identity_of(request, address, self.rollout_by))
+        shown = raw_target(request).partition(b"?")[0].decode("latin-1")  # one line, as it came
+        tunnel = self.tunnels.enter(shown[:_LONGEST_PATH], address, algorithms, switch)
+        client = WalkedLeg(to_client, tunnel.leg_lost)
+        if switch is not None:
+            settings = self.audio_settings(path)
+            audio_filter = AudioFilter(algorithms, switch, self.counters, settings)
             backend: BackendLeg = FilteredLeg(
                 to_backend, tunnel.leg_lost, audio_filter, self.encoder, self.opus_flush
             )

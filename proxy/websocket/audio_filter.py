@@ -7,7 +7,7 @@ from typing import Protocol
 
 from proxy.audio import opus
 from proxy.audio.chooser import Policy
-from proxy.audio.counters import Counters
+from proxy.audio.counters import AlgorithmCounters, Counters, Passed, Tally
 from proxy.audio.formats import Format, sniff
 from proxy.audio.opus import Spoken
 from proxy.audio.settings import AudioSettings
@@ -15,7 +15,7 @@ from proxy.audio.stream import Chunk, Kind, Stream
 from proxy.errors import CodecError
 from proxy.websocket.frames import BINARY, build_header
 from proxy.websocket.jobs import Attempts, Job, LosslessJob, RunJob, SpeechJob
-from proxy.websocket.lossless import MORE_OF, Lossless
+from proxy.websocket.lossless import MORE_OF, Lossless, Steady
 from proxy.websocket.metadata import build_pair_head
 from proxy.websocket.segments import Boundary, Buffer, Message, Run, Verdict
 from proxy.websocket.speaker import Speaker
@@ -23,8 +23,8 @@ from proxy.websocket.splitter import Splitter
 
 _SNIFFED = 40
 """Bytes that tell whether another kind of audio begins."""
-_UNTIL_CHANGED = 1 << 30
-"""Messages that pass unasked while nothing is to be compressed."""
+_UNTIL_CHANGED = 64
+"""Messages that pass unasked while nothing is to be compressed; then they are counted."""
 
 
 class LivePolicy(Protocol):
@@ -47,15 +47,18 @@ class AudioFilter:
 
     __slots__ = (
         "_allowed",
-        "_counters",
         "_flags",
         "_job",
         "_kind",
         "_lossless",
         "_policy",
+        "_rests",
         "_speaker",
         "_splitter",
+        "_steady",
         "_stream",
+        "has_audio",
+        "tally",
         "warnings",
     )
 
@@ -69,22 +72,32 @@ class AudioFilter:
         """`accepted`: algorithms in the client's order of preference."""
         self._flags = flags
         self._policy = flags.current
-        self._counters = counters
+        self.tally = Tally(counters)
+        """What was sent on this connection."""
         self.warnings: list[str] = []
         """What an operator should know of; for the reader to take."""
         self._stream = Stream(settings.pcm_layout)
-        self._lossless = Lossless(accepted, self._stream, counters, self.warnings)
-        self._splitter = Splitter(self._wants, settings.max_audio_bytes, self._stream.skip)
+        self._lossless = Lossless(accepted, self._stream, self.tally, self.warnings)
+        self._splitter = Splitter(self._wants, settings.max_audio_bytes, self._skip)
         self._allowed = 0  # messages that the splitter was last told to let pass unasked
+        self._rests = False  # why: nothing is gained lately, rather than it is switched off
         speaks = opus.INSTALLED and opus.NAME in accepted
         self._speaker = Speaker(accepted, settings) if speaks else None
         self._kind: Kind | None = None
         self._job: Job | None = None
+        self.has_audio = False
+        """Whether a binary message has begun to arrive."""
+        self._steady: Steady | None = None
 
     @property
     def is_speaking(self) -> bool:
         """Whether a segment of speech is open."""
         return self._speaker is not None and self._speaker.is_speaking
+
+    @property
+    def close_code(self) -> int | None:
+        """What the backend's close frame said, 1005 if nothing; None: there was none."""
+        return self._splitter.close_code
 
     @property
     def is_between_frames(self) -> bool:
@@ -101,14 +114,32 @@ class AudioFilter:
         """Whether a message has begun to arrive that may become part of what is said."""
         return self._splitter.is_holding
 
+    def feed_whole(self, data: bytes) -> list[Buffer] | None:
+        """Take bytes from the backend where they are one small message, whole, and like the one
+        before: it is encoded on the spot. None: they are not; `feed` them."""
+        steady = self._steady
+        if steady is None or self._flags.current is not self._policy or not steady.fits(data):
+            return None
+        buffers = self._lossless.repeat(steady, data)
+        if steady.count >= steady.most or steady.trial.is_doubtful:
+            self._end_steady()
+        return buffers
+
     def feed(self, data: bytes) -> tuple[list[Buffer], Job | None]:
         """Take bytes from the backend."""
+        if self._steady is not None:
+            self._lossless.account(self._steady)
         if self._allowed and self._flags.current is not self._policy:
             self._ask_again()
         if self._splitter.feed(data):
-            self._counters.sent(len(data), len(data))
+            self.tally.sent(len(data), len(data))
             return [data], None
         return self._advance([]) if self._job is None else ([], None)
+
+    def account(self) -> None:
+        """Count what has passed unasked by now."""
+        if self._allowed:
+            self._ask_again()
 
     def pause(self) -> tuple[list[Buffer], Job | None]:
         """The backend has paused: what was said so far is to be sent to its end.
@@ -125,10 +156,11 @@ class AudioFilter:
     def feed_eof(self) -> list[Buffer]:
         """The backend's stream has ended, and no job is out: what was held, as it came."""
         assert self._job is None
+        self.account()
         buffers: list[Buffer] = []
         job = self._end_of_speech()
-        if job is not None:
-            self._add_spoken(buffers, job.run())
+        if job is not None and self._speaker is not None:
+            self._add_spoken(buffers, job.run(), self._speaker, None)
         self._pass(buffers, self._splitter.feed_eof())
         return buffers
 
@@ -141,7 +173,12 @@ class AudioFilter:
         buffers: list[Buffer] = []
         if isinstance(job, RunJob):
             buffers = self._lossless.complete_run(job, result if isinstance(result, list) else [])
-        elif isinstance(job, LosslessJob):
+            done = len(buffers)
+            buffers, next_job = self._advance(buffers)
+            if next_job is None and len(buffers) == done and self._splitter.is_at_rest:
+                self._steady = self._lossless.steady(job)
+            return buffers, next_job
+        if isinstance(job, LosslessJob):
             buffers = self._lossless.complete(job, result if isinstance(result, list) else [])
         elif isinstance(job, SpeechJob):
             self._job = self._complete_speech(
@@ -153,6 +190,12 @@ class AudioFilter:
 
     def _advance(self, buffers: list[Buffer]) -> tuple[list[Buffer], Job | None]:
         """Pass what passes, up to the next chunk to work on."""
+        more = self._next_job(buffers)
+        if self._steady is not None and not self._splitter.is_at_rest:
+            self._end_steady()
+        return buffers, more
+
+    def _next_job(self, buffers: list[Buffer]) -> Job | None:
         while (segment := self._splitter.next_segment()) is not None:
             if isinstance(segment, Run):
                 self._job = self._lossless.run_job(segment, self._policy)
@@ -163,16 +206,17 @@ class AudioFilter:
             elif isinstance(segment, Message):
                 self._job = self._job_for(segment, self._recognise(segment))
                 if self._job is None:
-                    self._pass(buffers, segment.frames)
+                    self._pass_message(buffers, segment)
             else:
                 self._pass(buffers, segment)
             if self._job is not None:
-                return buffers, self._job
-        return buffers, None
+                return self._job
+        return None
 
     def _recognise(self, message: Message) -> Chunk:
         """What a message is. Another kind of audio than before, and all is tried anew."""
         chunk = self._stream.recognise(message.payload)
+        self.tally.format = chunk.format.value
         if chunk.kind != self._kind and chunk.format is not Format.UNKNOWN:
             self._kind = chunk.kind
             self._lossless.chooser.reset()
@@ -183,7 +227,33 @@ class AudioFilter:
     def _pass(self, buffers: list[Buffer], data: Buffer) -> None:
         if data:
             buffers.append(data)
-            self._counters.sent(len(data), len(data))
+            self.tally.sent(len(data), len(data))
+
+    def _pass_message(self, buffers: list[Buffer], message: Message) -> None:
+        """Nothing is to be done with a message that was held."""
+        self._pass(buffers, message.frames)
+        self.tally.passed(1, self._why(len(message.payload), Passed.OTHER))
+
+    def _why(self, size: int | None, otherwise: Passed) -> Passed:
+        """Why a message of `size` bytes is not encoded."""
+        policy = self._policy
+        if not policy.enabled:
+            return Passed.DISABLED
+        if size is not None and size < policy.min_size:
+            return Passed.TOO_SMALL
+        return otherwise
+
+    def _skip(self, size: int | None) -> None:
+        """A message that is too large to be held passes."""
+        self._end_steady()
+        self.tally.passed(1, Passed.OTHER)
+        self._stream.skip(size)
+
+    def _end_steady(self) -> None:
+        """What comes next may be something else."""
+        if self._steady is not None:
+            self._lossless.account(self._steady)
+            self._steady = None
 
     # What is to be done.
 
@@ -191,6 +261,8 @@ class AudioFilter:
         """Whether a binary message is to be held: of `size` bytes, or of a size unknown yet."""
         policy, before = self._flags.current, self._policy
         self._policy = policy
+        self._steady = None
+        self.has_audio = True
         if policy is not before and policy.algorithms != before.algorithms:
             self._lossless.chooser.reset()  # who lost to another may be alone now
         if self._allowed:
@@ -212,19 +284,21 @@ class AudioFilter:
         if self._may_begin(size, head):
             return Verdict.HOLD
         self._stream.skip(size)
+        self.tally.passed(1, self._why(size, Passed.RESTING))
         may_speak = speaker is not None and speaker.is_allowed(policy)
         if not may_speak and not self._stream.has_end:
-            self._allowed = (
-                self._lossless.chooser.idle(policy) if policy.enabled else _UNTIL_CHANGED
-            )
+            self._rests = policy.enabled
+            self._allowed = self._lossless.chooser.idle(policy) if self._rests else _UNTIL_CHANGED
             self._splitter.allow(self._allowed, MORE_OF[self._stream.format])
         return Verdict.PASS
 
     def _ask_again(self) -> None:
         """No message passes unasked any more; account for those that have."""
         left, size = self._splitter.allow(0)
-        self._lossless.chooser.passed(self._allowed - left)
+        passed = self._allowed - left
+        self._lossless.chooser.passed(passed)
         self._stream.skip(size)
+        self.tally.passed(passed, Passed.RESTING if self._rests else Passed.DISABLED)
         self._allowed = 0
 
     def _may_begin(self, size: int | None, head: bytes) -> bool:
@@ -257,19 +331,25 @@ class AudioFilter:
         self, buffers: list[Buffer], job: SpeechJob, spoken: Spoken | None
     ) -> Job | None:
         """Send what was said. Returns what is to be done with the message that waited."""
-        message, chunk = job.message, job.chunk
+        message, chunk, speaker = job.message, job.chunk, self._speaker
         if spoken is None:
-            rest = self._speaker.carry if self._speaker is not None else b""
+            rest = speaker.carry if speaker is not None else b""
             self._speaker, spoken = None, Spoken(None, 0, rest, refused=job.feeds)
-            self._counters.errors += 1
+            self._opus(chunk).errors += 1
             self.warnings.append("opus is off for this connection: an unforeseen error")
-        self._add_spoken(buffers, spoken)
+        if speaker is not None:
+            self._add_spoken(buffers, spoken, speaker, chunk)
         if message is None or chunk is None:
             return None
         if job.feeds and not spoken.refused:
-            self._counters.wire_original_bytes += len(message.frames)
-            if self._speaker is not None:
-                self._speaker.took(len(message.frames))
+            size = len(message.frames)
+            self.tally.chunks += 1
+            if speaker is not None and speaker.is_shadow:
+                self._pass(buffers, message.frames)
+            else:
+                self.tally.sent(size, 0)
+            if speaker is not None:
+                speaker.took(size)
             return None
         # A chunk that does not continue what was said may be the start of something else.
         again = not job.feeds or not (job.begins or spoken.error)
@@ -279,23 +359,35 @@ class AudioFilter:
             else self._lossless.job_for(message, chunk, self._policy)
         )
         if next_job is None:
-            self._pass(buffers, message.frames)
+            self._pass_message(buffers, message)
         return next_job
 
-    def _add_spoken(self, buffers: list[Buffer], spoken: Spoken) -> None:
-        wire, speaker = 0, self._speaker
+    def _add_spoken(
+        self, buffers: list[Buffer], spoken: Spoken, speaker: Speaker, chunk: Chunk | None
+    ) -> None:
+        """Send what was said; in shadow mode it has been sent as it came."""
+        cell, tally, out = self._opus(chunk), self.tally, list[Buffer]()
         if spoken.pair is not None:
-            head = build_pair_head(opus.NAME, spoken.original_size, spoken.pair)
-            buffers += (head, spoken.pair.data)
-            wire += len(head) + len(spoken.pair.data)
-            self._counters.algorithm(opus.NAME).add(1, spoken.original_size, len(spoken.pair.data))
+            out += (build_pair_head(opus.NAME, spoken.original_size, spoken.pair), spoken.pair.data)
+            if speaker.is_shadow:
+                cell.shadow += 1
+            else:
+                tally.compressed += 1
+                tally.algorithm = opus.NAME
+                cell.add(1, spoken.original_size, len(spoken.pair.data))
         if spoken.rest:
-            frame = build_header(BINARY, len(spoken.rest)) + spoken.rest
-            buffers.append(frame)
-            wire += len(frame)
-        self._counters.wire_bytes += wire
-        if speaker is not None:
-            failed = spoken.error is not None
-            self._counters.no_gain += speaker.sent(wire, self._policy, failed=failed)
-            if spoken.error is not None:
-                self._lossless.failed(speaker.trial, CodecError(spoken.error))
+            out.append(build_header(BINARY, len(spoken.rest)) + spoken.rest)
+        wire = sum(map(len, out))
+        if not speaker.is_shadow:
+            buffers += out
+            tally.sent(0, wire)
+        failed = spoken.error is not None
+        cell.no_gain += speaker.sent(wire, self._policy, failed=failed)
+        tally.total.shadow_saved_bytes += speaker.take_shadow_saved()
+        if spoken.error is not None:
+            self._lossless.failed(speaker.trial, CodecError(spoken.error), cell)
+
+    def _opus(self, chunk: Chunk | None) -> AlgorithmCounters:
+        """The counters of what Opus makes of a chunk, or of the last that was recognised."""
+        known = chunk.format.value if chunk is not None else self._stream.format.value
+        return self.tally.total.cell(opus.NAME, known)

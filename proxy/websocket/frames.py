@@ -11,6 +11,9 @@ CLOSE = 0x8
 PING = 0x9
 PONG = 0xA
 
+NO_CODE = 1005
+"""Stands for a close frame that says none (RFC 6455 section 7.4.1). It is never sent."""
+
 FIN = 0x80
 _RSV = 0x70
 _MASK = 0x80
@@ -77,3 +80,16 @@ def build_header(opcode: int, size: int) -> bytes:
     if size < 65536:
         return bytes((FIN | opcode, 126, size >> 8, size & 0xFF))
     return bytes((FIN | opcode, 127)) + size.to_bytes(8, "big")
+
+
+def close_code(frame: bytes) -> int:
+    """What a close frame says (RFC 6455 section 5.5.1), `NO_CODE` if nothing, or nothing yet."""
+    size, body = frame[1] & 0x7F, 2
+    key = b"\0\0"
+    if frame[1] & 0x80:
+        key, body = frame[2:4], 6  # two of its four bytes are enough
+    if size < 2 or len(frame) < body + 2:
+        return NO_CODE
+    return int.from_bytes(
+        bytes(a ^ b for a, b in zip(frame[body : body + 2], key, strict=True)), "big"
+    )

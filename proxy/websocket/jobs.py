@@ -25,6 +25,11 @@ class Job(Protocol):
         """Whether running it where it stands costs less than handing it to a thread."""
         ...
 
+    @property
+    def chunks(self) -> int:
+        """How many it is about."""
+        ...
+
     def run(self) -> Attempts | Spoken:
         """Do it. A codec's failure is a result, not an exception."""
         ...
@@ -38,6 +43,7 @@ class LosslessJob:
     chunk: Chunk
     policy: Policy
     trials: list[LosslessTrial]
+    chunks = 1
 
     @property
     def small(self) -> bool:
@@ -70,6 +76,11 @@ class RunJob:
     trial: LosslessTrial
 
     @property
+    def chunks(self) -> int:
+        """How many there are."""
+        return self.segment.count
+
+    @property
     def small(self) -> bool:
         """Whether it is small for the codec."""
         return self.segment.count * self.segment.size <= self.trial.codec.inline_size
@@ -100,6 +111,7 @@ class SpeechJob:
     begins: bool = False
     """Whether it is the first that is taken, rather than more of what was."""
     small = False
+    chunks = 1
 
     def run(self) -> Spoken:
         """Do the work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from proxy.audio.algorithms import LOSSLESS
 from proxy.audio.chooser import (
@@ -15,13 +16,13 @@ from proxy.audio.chooser import (
     worth_trying,
 )
 from proxy.audio.codec import Encoded
-from proxy.audio.counters import Counters
+from proxy.audio.counters import AlgorithmCounters, Passed, Tally
 from proxy.audio.formats import FIRST_BYTES, OTHER_MARKS, Format
 from proxy.audio.stream import Chunk, Stream
 from proxy.errors import CodecError
 from proxy.websocket.jobs import Attempts, LosslessJob, RunJob
 from proxy.websocket.metadata import build_pair_head
-from proxy.websocket.openings import Openings
+from proxy.websocket.openings import MARK_SIZE, Openings
 from proxy.websocket.segments import Buffer, Message, Run
 
 MORE_OF = {known: Openings(FIRST_BYTES[known], OTHER_MARKS[known]) for known in Format}
@@ -30,19 +31,51 @@ MORE_OF = {known: Openings(FIRST_BYTES[known], OTHER_MARKS[known]) for known in 
 _RUN_SIZE = 64 * 1024
 """Bytes of chunks that are encoded in one go, or one chunk: by gzip, in 0.2 to 0.5 ms."""
 
+_STEADY_MOST = 1024
+"""Messages after which a `Steady` is made anew."""
+
+
+@dataclass(slots=True)
+class Steady:
+    """What is done with whole messages that are like the one before, each in a read of its own."""
+
+    header: bytes
+    """Of their frame."""
+    step: int
+    """Bytes of the frame."""
+    openings: Openings
+    trial: LosslessTrial
+    chunk: Chunk
+    """What they are, but for their data."""
+    cell: AlgorithmCounters
+    policy: Policy
+    most: int
+    """How many more it is good for."""
+    count: int = 0
+    """Messages that have come by it and are not accounted for; see `Lossless.account`."""
+
+    def fits(self, frame: bytes) -> bool:
+        """Whether a frame is such a message."""
+        begin = len(self.header)
+        return (
+            len(frame) == self.step
+            and frame.startswith(self.header)
+            and self.openings.fit(frame[begin : begin + MARK_SIZE])
+        )
+
 
 class Lossless:
     """Decides, and sends what came of it; the jobs that it gives do the work."""
 
-    __slots__ = ("_counters", "_settled", "_stream", "_warnings", "chooser")
+    __slots__ = ("_settled", "_stream", "_tally", "_warnings", "chooser")
 
     def __init__(
-        self, accepted: Sequence[str], stream: Stream, counters: Counters, warnings: list[str]
+        self, accepted: Sequence[str], stream: Stream, tally: Tally, warnings: list[str]
     ) -> None:
         """`accepted`: algorithms in the client's order of preference."""
         self.chooser = Chooser([LOSSLESS[name] for name in accepted if name in LOSSLESS])
         self._stream = stream
-        self._counters = counters
+        self._tally = tally
         self._warnings = warnings
         self._settled: tuple[LosslessTrial, Chunk] | None = None  # for the next run
 
@@ -82,6 +115,59 @@ class Lossless:
         self.chooser.passed(run.count - 1)
         return RunJob(run, chunk, policy, trial)
 
+    def steady(self, job: RunJob) -> Steady | None:
+        """What is to be done with more messages like those of a run that is completed; None where
+        each is to be asked about. Its chunks are to be small."""
+        run, policy = job.segment, job.policy
+        sole = self.chooser.sole(policy, _STEADY_MOST, ahead=1)
+        if sole is None or sole[0] is not job.trial or job.trial.is_doubtful:
+            return None
+        alike = self._stream.alike(run.size, sole[1])
+        if alike is None or run.size > min(_RUN_SIZE, job.trial.codec.inline_size):
+            return None
+        chunk, most = alike
+        if not job.trial.codec.takes(chunk):
+            return None
+        header = bytes(run.frames[: run.header_size])
+        cell = self._tally.total.cell(job.trial.name, chunk.format.value)
+        openings = MORE_OF[chunk.format]
+        return Steady(header, run.step, openings, job.trial, chunk, cell, policy, most)
+
+    def repeat(self, steady: Steady, frame: bytes) -> list[Buffer]:
+        """Encode a message that fits: what `complete_run` would make of a run of one."""
+        chunk, policy, step, tally = steady.chunk, steady.policy, steady.step, self._tally
+        steady.count += 1
+        tally.chunks += 1
+        size = step - len(steady.header)
+        chunk.data = memoryview(frame)[len(steady.header) :]
+        try:
+            encoded = steady.trial.codec.encode_chunk(chunk, policy.level)
+        except CodecError as error:
+            self.failed(steady.trial, error, steady.cell)
+        else:
+            head = build_pair_head(steady.trial.name, size, encoded)
+            wire = len(head) + len(encoded.data)
+            if not pays(step, wire, policy):
+                steady.cell.no_gain += 1
+                self._missed(steady.trial, chunk, size, encoded)
+            elif policy.shadow:
+                steady.cell.shadow += 1
+                tally.total.shadow_saved_bytes += step - wire
+            else:
+                tally.compressed += 1
+                steady.cell.add(1, size, len(encoded.data))
+                tally.sent(step, wire)
+                return [head, encoded.data]
+        tally.sent(step, step)
+        return [frame]
+
+    def account(self, steady: Steady) -> None:
+        """Tell those who follow the audio of what has come by `steady`."""
+        self._stream.skip(steady.count * (steady.step - len(steady.header)))
+        self.chooser.passed(steady.count)
+        steady.most -= steady.count
+        steady.count = 0
+
     # What came of it.
 
     def complete_run(self, job: RunJob, attempts: Attempts) -> list[Buffer]:
@@ -91,46 +177,59 @@ class Lossless:
         rests for those that follow (`LONGEST_RUN`).
         """
         run, trial, policy, buffers = job.segment, job.trial, job.policy, list[Buffer]()
-        frames, size, step = run.frames, run.size, run.step
+        frames, size, step, tally = run.frames, run.size, run.step, self._tally
+        cell = tally.total.cell(trial.name, job.chunk.format.value)
         chunks = encoded_size = head_size = at = 0
         for attempt in attempts or [CodecError("an unforeseen error")] * run.count:
             if isinstance(attempt, CodecError):
-                self.failed(trial, attempt)
+                self.failed(trial, attempt, cell)
                 self._pass(buffers, frames[at : at + step])
             else:
                 data = attempt.data
                 head = build_pair_head(trial.name, size, attempt)
-                if pays(step, len(head) + len(data), policy):
+                wire = len(head) + len(data)
+                if not pays(step, wire, policy):
+                    cell.no_gain += 1
+                    self._pass(buffers, frames[at : at + step])
+                    self._missed(trial, job.chunk, size, attempt)
+                elif policy.shadow:
+                    trial.gained()
+                    self._shadow(cell, step - wire)
+                    self._pass(buffers, frames[at : at + step])
+                else:
                     trial.gained()
                     buffers.append(head)
                     buffers.append(data)
                     chunks += 1
                     head_size += len(head)
                     encoded_size += len(data)
-                else:
-                    self._counters.no_gain += 1
-                    self._pass(buffers, frames[at : at + step])
-                    self._missed(trial, job.chunk, size, attempt)
             at += step
             if trial.resting or trial.is_off:
                 break
+        tally.format, tally.chunks = job.chunk.format.value, tally.chunks + at // step
         if chunks:
-            self._counters.algorithm(trial.name).add(chunks, chunks * size, encoded_size)
-            self._counters.sent(chunks * step, head_size + encoded_size)
-        trial.passed((len(frames) - at) // step)
-        self._pass(buffers, frames[at:])
+            tally.compressed += chunks
+            tally.algorithm = trial.name
+            cell.add(chunks, chunks * size, encoded_size)
+            tally.sent(chunks * step, head_size + encoded_size)
+        left = (len(frames) - at) // step
+        if left:
+            trial.passed(left)
+            tally.passed(left, Passed.RESTING)
+            self._pass(buffers, frames[at:])
         return buffers
 
     def complete(self, job: LosslessJob, attempts: Attempts) -> list[Buffer]:
         """The smallest, where it pays; else the chunk as it came."""
-        message, size = job.message, len(job.chunk.data)
+        message, size, tally = job.message, len(job.chunk.data), self._tally
+        tally.chunks += 1
         if not attempts:
             attempts = [CodecError("an unforeseen error")] * len(job.trials)
         best: tuple[int, LosslessTrial, Encoded, bytes] | None = None
         tried: list[tuple[LosslessTrial, Encoded]] = []
         for trial, attempt in zip(job.trials, attempts, strict=True):
             if isinstance(attempt, CodecError):
-                self.failed(trial, attempt)
+                self.failed(trial, attempt, self._cell(trial, job.chunk))
                 continue
             tried.append((trial, attempt))
             head = build_pair_head(trial.name, size, attempt)
@@ -146,19 +245,25 @@ class Lossless:
                     trial.rest()
             if job.chunk.format.is_compressed:
                 self._stream.doubt()  # it seems to be something else by now
-            self._counters.algorithm(winner.name).add(1, size, len(encoded.data))
-            self._counters.sent(len(message.frames), wire_size)
-            return [head, encoded.data]
-        for trial, attempt in tried:
-            self._missed(trial, job.chunk, size, attempt)
-        self._counters.no_gain += bool(tried)
+            cell = self._cell(winner, job.chunk)
+            if not job.policy.shadow:
+                tally.compressed += 1
+                tally.algorithm = winner.name
+                cell.add(1, size, len(encoded.data))
+                tally.sent(len(message.frames), wire_size)
+                return [head, encoded.data]
+            self._shadow(cell, len(message.frames) - wire_size)
+        elif tried:
+            self._cell(tried[0][0], job.chunk).no_gain += 1
+            for trial, attempt in tried:
+                self._missed(trial, job.chunk, size, attempt)
         buffers: list[Buffer] = []
         self._pass(buffers, message.frames)
         return buffers
 
-    def failed(self, trial: Trial, error: CodecError) -> None:
+    def failed(self, trial: Trial, error: CodecError, cell: AlgorithmCounters) -> None:
         """A codec failed; where it is given up, the others are tried anew."""
-        self._counters.errors += 1
+        cell.errors += 1
         trial.failed()
         if trial.is_off:
             self.chooser.reset()
@@ -172,7 +277,15 @@ class Lossless:
         if trial.resting and not chunk.format.is_compressed:
             self._stream.doubt()
 
+    def _cell(self, trial: Trial, chunk: Chunk) -> AlgorithmCounters:
+        return self._tally.total.cell(trial.name, chunk.format.value)
+
+    def _shadow(self, cell: AlgorithmCounters, saved: int) -> None:
+        """A chunk is worth sending encoded, and is not."""
+        cell.shadow += 1
+        self._tally.total.shadow_saved_bytes += saved
+
     def _pass(self, buffers: list[Buffer], frames: Buffer) -> None:
         if frames:
             buffers.append(frames)
-            self._counters.sent(len(frames), len(frames))
+            self._tally.sent(len(frames), len(frames))

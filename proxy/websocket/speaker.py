@@ -18,7 +18,7 @@ from proxy.websocket.segments import Message
 class Speaker:
     """Decides; the jobs that it gives do the work. Flags and gain count where a segment starts."""
 
-    __slots__ = ("_original", "_preferred", "_speech", "_wire", "trial")
+    __slots__ = ("_original", "_preferred", "_saved", "_speech", "_wire", "is_shadow", "trial")
 
     def __init__(self, accepted: Sequence[str], settings: AudioSettings) -> None:
         """`accepted`: algorithms in the client's order of preference, Opus one of them."""
@@ -26,6 +26,9 @@ class Speaker:
         self._preferred = accepted[: accepted.index(opus.NAME)]
         self.trial = Trial(opus.NAME)
         self._original = self._wire = 0  # bytes of the segment on the wire, without us and with
+        self._saved = 0  # by segments of shadow mode
+        self.is_shadow = False
+        """Whether what is held was sent as it came."""
 
     @property
     def is_speaking(self) -> bool:
@@ -59,6 +62,10 @@ class Speaker:
     ) -> SpeechJob | None:
         """To take a message, or to end what it does not continue; None: neither."""
         speech = self._speech
+        if self.is_shadow != policy.shadow and not speech.is_open:
+            if speech.holds:
+                return SpeechJob(policy, speech.finish, message, chunk)
+            self.is_shadow = policy.shadow
         begins = not speech.continues(chunk)
         if begins:
             if speech.holds:
@@ -97,6 +104,8 @@ class Speaker:
         if self._speech.is_open or not self._original:
             return False
         gained = pays(self._original, self._wire, policy)
+        if self.is_shadow and gained:
+            self._saved += self._original - self._wire
         self._original = self._wire = 0
         if failed:
             return False
@@ -105,6 +114,11 @@ class Speaker:
         else:
             self.trial.missed()
         return not gained
+
+    def take_shadow_saved(self) -> int:
+        """Bytes that segments of shadow mode would have saved, since this was last asked."""
+        saved, self._saved = self._saved, 0
+        return saved
 
     def _takes(
         self,

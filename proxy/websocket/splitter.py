@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Literal
 
 from proxy.errors import FrameError
-from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, TEXT, parse_header
+from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, TEXT, close_code, parse_header
 from proxy.websocket.metadata import MARKER
 from proxy.websocket.openings import ANY, MARK_SIZE, Openings
 from proxy.websocket.segments import BOUNDARY, Boundary, Buffer, Message, Run, Segment, Verdict
@@ -38,8 +38,8 @@ class Splitter:
     lifted with another by `join`.
 
     A message is held up to `max_size` payload bytes (a fragmented one: its frame headers
-    included); a larger one passes as it came. From a close frame on, and from a frame that no
-    server may send (`fault` then says which), everything passes.
+    included); a larger one passes as it came. From a close frame on (`close_code` then is what it
+    said), and from a frame that no server may send (`fault` then says which), everything passes.
 
     Use: `feed(data)`, then `next_segment()` until it returns None; `feed_eof()` at the end.
     """
@@ -65,6 +65,7 @@ class Splitter:
         "_tail",
         "_verdict",
         "_wants",
+        "close_code",
         "fault",
     )
 
@@ -78,6 +79,7 @@ class Splitter:
         self._skips = skips
         self._max_size = max_size
         self.fault: str | None = None
+        self.close_code: int | None = None
         self._data = b""  # what came last; the bytes before _at are dealt with
         self._start = 0  # what stands between it and _at passes, and has not been given yet
         self._at = 0
@@ -107,6 +109,19 @@ class Splitter:
     def is_between_frames(self) -> bool:
         """Whether what has passed ends with a frame, and more may be said."""
         return (self._held is not None or self._left == _AT_HEADER) and not self._passing
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the next byte begins a frame that nothing is known of yet."""
+        return self._left == _AT_HEADER and not (
+            self._data
+            or self._message
+            or self._held is not None
+            or self._marked
+            or self._passing
+            or self._verdict
+            or self._allowed
+        )
 
     @property
     def is_over(self) -> bool:
@@ -302,6 +317,7 @@ class Splitter:
             return None
         if opcode == CLOSE:
             self._passing = True
+            self.close_code = close_code(self._data[at:])
             return None
         return header
 

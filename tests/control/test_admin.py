@@ -26,7 +26,8 @@ from tests.conftest import Proxy
 from tests.support import pcm
 from tests.support.raw import Peer, masked, raw_backend, raw_client, request, switch
 
-ENDPOINTS = ("/healthz", "/readyz", "/stats", "/flags")
+PROBES = ("/healthz", "/readyz")
+ENDPOINTS = (*PROBES, "/stats", "/flags", "/connections")
 JSON = {"Content-Type": "application/json"}
 FIRST_FLAGS = {
     "enabled": True,
@@ -34,6 +35,11 @@ FIRST_FLAGS = {
     "min_gain": 0.03,
     "level": 1,
     "algorithms": ["gzip", "flac", "opus"],
+    "rollout_percent": 100,
+    "shadow": False,
+    "paths": {},
+    "revision": 0,
+    "changed_by": None,
 }
 
 
@@ -237,14 +243,14 @@ async def test_flags_are_shown_changed_and_kept(proxy: Proxy) -> None:
         assert await fetch(session, "/flags") == (200, FIRST_FLAGS)
         assert json.loads(app.store.path.read_bytes()) == FIRST_FLAGS
         changes = {"enabled": False, "min_size": 0, "min_gain": 0.25, "level": 3}
-        expected = {**FIRST_FLAGS, **changes}
+        expected = {**FIRST_FLAGS, **changes, "revision": 1, "changed_by": "admin port"}
         assert await fetch(session, "/flags", "PATCH", json=changes) == (200, expected)
         assert await fetch(session, "/flags") == (200, expected)
         assert json.loads(app.store.path.read_bytes()) == expected
         assert app.store.live.current.enabled is False
         assert await fetch(session, "/flags", "PATCH", json={"enabled": True}) == (
             200,
-            {**expected, "enabled": True},
+            {**expected, "enabled": True, "revision": 2},
         )
 
 
@@ -316,7 +322,7 @@ async def test_an_update_that_cannot_be_kept_is_not_taken(proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *((method, path) for path in ENDPOINTS[:3] for method in ("POST", "PATCH", "DELETE")),
+        *((method, path) for path in (*PROBES, "/stats") for method in ("POST", "PATCH", "DELETE")),
         *(("POST", "/flags"), ("PUT", "/flags"), ("DELETE", "/flags"), ("OPTIONS", "/flags")),
     ],
 )
@@ -330,11 +336,17 @@ async def test_a_method_that_is_not_offered(method: str, path: str, proxy: Proxy
         assert app.store.live.current.enabled
 
 
-@pytest.mark.parametrize("path", ["/", "/flag", "/flags/", "/stats/x", "/healthz%2F", "//stats"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/flag", "/flags/", "/stats/x", "/healthz%2F", "//stats", "/static/", "/static/x.js"),
+        *("/static/../admin.py", "/static/..%2Fadmin.py", "/static/%2e%2e/admin.py"),
+    ],
+)
 async def test_a_path_that_is_not_offered(path: str, proxy: Proxy) -> None:
     async with proxy(9) as app, raw_client(app.admin) as client:
         await client.send(
-            b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path.encode()
+            b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path.encode()
         )
         head, body = (await client.head()).lower(), await client.rest()
     assert head.startswith(b"http/1.1 404 ")
@@ -345,7 +357,10 @@ async def test_a_path_that_is_not_offered(path: str, proxy: Proxy) -> None:
 # The token.
 
 
-REQUESTS = [*(("GET", path) for path in ENDPOINTS), ("PATCH", "/flags"), ("GET", "/nothing-here")]
+REQUESTS = [
+    *(("GET", path) for path in (*ENDPOINTS, "/metrics", "/nothing-here") if path not in PROBES),
+    *(("PATCH", "/flags"), ("PATCH", "/connections/1"), ("POST", "/drain")),
+]
 TOKEN = "t0p s3cret"
 
 
@@ -367,7 +382,7 @@ async def test_without_the_right_token_nothing_is_answered(
 ) -> None:
     async with proxy(9, admin_token=TOKEN) as app, raw_client(app.admin) as client:
         for method, path in REQUESTS:
-            lines = [f"{method} {path} HTTP/1.1\r\nHost: a\r\n".encode()]
+            lines = [f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n".encode()]
             if given is not None:
                 lines.append(b"Authorization: %b\r\n" % given)
             body = b'{"enabled": false}'
@@ -398,3 +413,92 @@ async def test_with_the_right_token_everything_is(scheme: str, proxy: Proxy) -> 
             )
             assert (status, answer["level"]) == (200, 2)
             assert (await fetch(session, "/nothing-here", headers=headers))[0] == 404
+
+
+# Pages of others.
+
+
+WHOLE = {"Host": "localhost:1", **JSON}
+FOREIGN = {
+    "another page": ({"Origin": "http://elsewhere.example"}, 403, "Origin"),
+    "another port": ({"Origin": "http://localhost:2"}, 403, "Origin"),
+    "a file": ({"Origin": "null"}, 403, "Origin"),
+    "another site": ({"Sec-Fetch-Site": "cross-site"}, 403, "Sec-Fetch-Site"),
+    "a subdomain": ({"Sec-Fetch-Site": "same-site"}, 403, "Sec-Fetch-Site"),
+    "another name": ({"Host": "elsewhere.example"}, 421, "admin_hosts"),
+    "a name like ours": ({"Host": "localhost.example"}, 421, "admin_hosts"),
+    "no name": ({"Host": ""}, 421, "admin_hosts"),
+}
+CHANGES = (
+    ("PATCH", "/flags", b'{"enabled": false}'),
+    ("PATCH", "/connections/1", b'{"enabled": false}'),
+    ("POST", "/drain", b""),
+)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+async def test_changes_of_others_are_not_taken(name: str, proxy: Proxy) -> None:
+    headers, expected, says = FOREIGN[name]
+    async with proxy(9) as app, operator(app) as session:
+        for method, path, body in CHANGES:
+            async with session.request(
+                method, path, data=body, headers={**WHOLE, **headers}
+            ) as response:
+                assert response.status == expected, path
+                assert says in (await response.json())["error"]
+        assert app.store.live.current.enabled
+        assert not app.stop.is_set()
+
+
+@pytest.mark.parametrize("path", [*ENDPOINTS[2:], "/metrics", "/"])
+async def test_a_name_that_is_not_ours_reads_nothing(path: str, proxy: Proxy) -> None:
+    """DNS rebinding: a page of elsewhere.example, whose name by now means our address."""
+    async with proxy(9, admin_hosts="ops.example") as app, operator(app) as session:
+        async with session.get(path, headers={"Host": "elsewhere.example"}) as response:
+            assert response.status == 421
+        for host in ("ops.example", "OPS.example:9090", "[::1]:80", "10.0.0.1", "localhost"):
+            async with session.get(path, headers={"Host": host}) as response:
+                assert response.status == 200, host
+
+
+async def test_our_own_page_may_change_things(proxy: Proxy) -> None:
+    headers = {**WHOLE, "Origin": "http://localhost:1", "Sec-Fetch-Site": "same-origin"}
+    async with proxy(9) as app, operator(app) as session:
+        headers["X-Audio-Proxy-Client"] = "dashboard"
+        status, answer = await fetch(
+            session, "/flags", "PATCH", data=b'{"level": 2}', headers=headers
+        )
+        assert (status, answer["changed_by"]) == (200, "dashboard")
+
+
+async def test_of_two_operators_the_slower_is_told(proxy: Proxy) -> None:
+    async with proxy(9) as app, operator(app) as session:
+        seen = (await fetch(session, "/flags"))[1]["revision"]
+        first = {"level": 2, "revision": seen}
+        assert (await fetch(session, "/flags", "PATCH", json=first))[0] == 200
+        status, answer = await fetch(
+            session, "/flags", "PATCH", json={"level": 3, "revision": seen}
+        )
+        assert status == 409
+        assert "by admin port" in answer["error"]
+        assert app.store.live.current.level == 2
+        for wrong in ("1", True, 1.5):
+            status, answer = await fetch(session, "/flags", "PATCH", json={"revision": wrong})
+            assert status == 400
+            assert "revision" in answer["error"]
+
+
+async def test_the_dashboard_is_served_with_a_strict_policy(proxy: Proxy) -> None:
+    async with proxy(9, admin_token=TOKEN) as app, operator(app) as session:
+        async with session.get("/") as response:
+            page = await response.text()
+            assert (response.status, response.content_type) == (200, "text/html")
+            policy = response.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+        scripts = re.findall(r'(?:src|href)="(/?static/[^"]+)"', page)
+        assert scripts
+        for path in scripts:
+            async with session.get("/" + path.lstrip("/")) as response:
+                assert response.status == 200, path
+                assert response.headers["X-Content-Type-Options"] == "nosniff"

@@ -10,10 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from proxy.control.flags import Flags, LiveFlags, parse_flags
-from proxy.errors import FlagsError
+from proxy.control.flags import Flags, LiveFlags, PathFlags, Revision, Variants
+from proxy.errors import ConflictError, FlagsError
 
-NAMES = ("enabled", "min_size", "min_gain", "level", "algorithms")
+NAMES = (
+    *("enabled", "min_size", "min_gain", "level", "algorithms"),
+    *("rollout_percent", "shadow", "paths"),
+)
+ABOUT = ("revision", "changed_by")
+"""What a store keeps beside the flags."""
 
 everything_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -29,6 +34,9 @@ def test_the_first_record() -> None:
         "min_gain": 0.03,
         "level": 1,
         "algorithms": ("gzip", "flac", "opus"),
+        "rollout_percent": 100,
+        "shadow": False,
+        "paths": {},
     }
 
 
@@ -61,6 +69,10 @@ def test_an_update_leaves_the_old_record_as_it_was() -> None:
         ("algorithms", "gzip,GZIP", ("gzip",)),
         ("algorithms", "Opus, flac,gzip", ("opus", "flac", "gzip")),
         ("algorithms", ["flac", "opus", "FLAC"], ("flac", "opus")),
+        ("rollout_percent", "12.5", 12.5),
+        ("rollout_percent", 0, 0.0),
+        ("shadow", "on", True),
+        ("paths", "", {}),
     ],
 )
 def test_values_from_the_command_line_and_from_json(name: str, text: Any, value: object) -> None:
@@ -98,6 +110,15 @@ def test_values_from_the_command_line_and_from_json(name: str, text: Any, value:
         ("algorithms", [["gzip"]]),
         ("algorithms", [{"gzip": 1}]),
         ("algorithms", {"gzip": 1}),
+        ("rollout_percent", -1),
+        ("rollout_percent", 100.1),
+        ("rollout_percent", True),
+        ("rollout_percent", "nan"),
+        ("shadow", "half"),
+        ("paths", "{"),
+        ("paths", []),
+        ("paths", {"ws": {}}),
+        ("paths", None),
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: object) -> None:
@@ -141,6 +162,53 @@ def test_everything_wrong_is_named_at_once() -> None:
         assert f"{name}: " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"level": 4}, r"^paths\./ws/\*\.level: "),
+        ({"enabled": "maybe"}, r"^paths\./ws/\*\.enabled: "),
+        ({"algorithms": "lzma"}, r"^paths\./ws/\*\.algorithms: 'lzma' is no algorithm"),
+        ({"paths": {}}, r"^paths\./ws/\*\.paths: there is no such flag; .*shadow$"),
+        (5, r"^paths\./ws/\*: "),
+    ],
+)
+def test_what_is_wrong_in_a_rule_is_named_with_its_path(rule: Any, message: str) -> None:
+    with pytest.raises(FlagsError, match=message):
+        Flags().updated({"paths": {"/ws/*": rule}})
+
+
+# What they mean for one connection.
+
+
+def test_the_first_pattern_that_fits_counts() -> None:
+    rules = {"/ws/a*": {"level": 3, "enabled": True}, "/ws/*": {"enabled": False}}
+    variants = Variants(Flags(level=2).updated({"paths": rules}))
+    answers = {path: variants.of(path, 0, is_on=True) for path in ("/ws/ab", "/ws/b", "/other")}
+    assert [(each.enabled, each.level) for each in answers.values()] == [
+        (True, 3),
+        (False, 2),
+        (True, 2),
+    ]
+
+
+def test_a_switch_and_the_roll_out_switch_off_and_nothing_else() -> None:
+    flags = Flags(rollout_percent=30, level=2)
+    variants = Variants(flags)
+    assert variants.of("/", 29.99, is_on=True) == flags
+    off = flags.model_copy(update={"enabled": False})
+    assert variants.of("/", 30, is_on=True) == off
+    assert variants.of("/", 0, is_on=False) == off
+    assert Variants(off).of("/", 0, is_on=True) == off
+
+
+def test_a_connection_gets_the_same_object_while_nothing_changes() -> None:
+    """The data path asks for the record's identity at each read."""
+    variants = Variants(Flags().updated({"paths": {"/a": {"level": 3}}, "rollout_percent": 50}))
+    for path in ("/a", "/b"):
+        for place in (0, 99):
+            assert variants.of(path, place, is_on=True) is variants.of(path, place, is_on=True)
+
+
 # As text.
 
 
@@ -152,16 +220,38 @@ def test_everything_wrong_is_named_at_once() -> None:
         min_size=st.integers(0, 1 << 40),
         min_gain=st.floats(0, 1, exclude_max=True),
         level=st.integers(0, 3),
-    )
+        rollout_percent=st.floats(0, 100),
+        shadow=st.booleans(),
+        paths=st.just({"/ws/*": PathFlags(level=3, algorithms=("opus",))}),
+    ),
+    st.integers(0, 1 << 40),
+    st.none() | st.text(),
 )
-def test_what_is_written_is_read(flags: Flags) -> None:
-    assert parse_flags(flags.to_json(), Flags()) == flags
-    assert tuple(json.loads(flags.to_json())) == NAMES
+def test_what_is_written_is_read(flags: Flags, number: int, by: str | None) -> None:
+    revision = Revision(flags, number, by)
+    assert Revision.parse(revision.to_json(), Flags()) == revision
+    assert tuple(json.loads(revision.to_json())) == (*NAMES, *ABOUT)
 
 
 def test_flags_left_out_have_their_defaults() -> None:
-    assert parse_flags(b'{"level": 2}', Flags(enabled=False)) == Flags(enabled=False, level=2)
-    assert parse_flags(b"{}", Flags()) == Flags()
+    first = Flags(enabled=False)
+    assert Revision.parse(b'{"level": 2}', first) == Revision(Flags(enabled=False, level=2))
+    assert Revision.parse(b"{}", Flags()) == Revision(Flags())
+
+
+@pytest.mark.parametrize("number", ["1", -1, True, 1.5, None])
+def test_a_revision_is_a_whole_number(number: object) -> None:
+    with pytest.raises(FlagsError, match=r"^revision: "):
+        Revision.parse(json.dumps({"revision": number}).encode(), Flags())
+
+
+def test_of_two_at_once_the_second_is_told() -> None:
+    seen = Revision(Flags(), 4, "dashboard")
+    first = seen.changed({"level": 2}, "command line", 4)
+    assert first == Revision(Flags(level=2), 5, "command line")
+    with pytest.raises(ConflictError, match=r"by command line .* revision 5 and not at 4"):
+        first.changed({"level": 3}, "dashboard", 4)
+    assert first.changed({"level": 3}, "dashboard", None).number == 6
 
 
 @pytest.mark.parametrize(
@@ -182,7 +272,7 @@ def test_flags_left_out_have_their_defaults() -> None:
 )
 def test_what_is_no_record(data: bytes) -> None:
     with pytest.raises(FlagsError, match=r"not (a )?JSON"):
-        parse_flags(data, Flags())
+        Revision.parse(data, Flags())
 
 
 @settings(deadline=None)
@@ -193,11 +283,11 @@ def test_what_is_no_record(data: bytes) -> None:
 def test_any_json_is_a_record_or_a_flags_error(record: dict[str, Any]) -> None:
     """A worker reads whatever stands in the file: nothing else may come out of it."""
     try:
-        flags = parse_flags(json.dumps(record).encode(), Flags())
+        flags = Revision.parse(json.dumps(record).encode(), Flags()).flags
     except FlagsError:
         flags = Flags()
     else:
-        assert set(record) <= set(NAMES)
+        assert set(record) <= {*NAMES, *ABOUT}
     assert type(flags.enabled) is bool
     assert flags.min_size >= 0
     assert 0 <= flags.min_gain < 1
@@ -206,9 +296,18 @@ def test_any_json_is_a_record_or_a_flags_error(record: dict[str, Any]) -> None:
     assert flags.algorithms
 
 
-def test_live_flags_are_replaced_whole() -> None:
+def test_live_flags_are_replaced_whole_and_who_listens_is_told() -> None:
     live = LiveFlags(Flags())
-    seen = live.current
-    live.current = Flags(enabled=False)
+    seen, heard = live.current, list[bool]()
+    live.listen(lambda: heard.append(live.current.enabled))
+    assert live.take(Revision(Flags(enabled=False, level=3), 7, "hand")) == {
+        "enabled": (True, False),
+        "level": (1, 3),
+    }
     assert seen.enabled
     assert not live.current.enabled
+    assert (live.revision, live.changed_by, heard) == (7, "hand", [False])
+    same = live.current
+    assert live.take(Revision(Flags(enabled=False, level=3), 8)) == {}
+    assert live.current is same, "nobody need look anew"
+    assert (live.revision, heard) == (8, [False])

@@ -12,11 +12,13 @@ from proxy.control.roster import Roster
 
 
 def record(chunks: int, wire: int) -> dict[str, Any]:
-    counters = Counters(
-        wire_bytes=wire, no_gain=1, errors=2, refused=3, wire_original_bytes=2 * wire
-    )
+    counters = Counters(wire_bytes=wire, refused=3, wire_original_bytes=2 * wire)
+    cell = counters.cell("gzip", "pcm")
+    cell.no_gain, cell.errors = 1, 2
     for _ in range(chunks):
-        counters.algorithm("gzip").add(1, 100, 80)
+        cell.add(1, 100, 80)
+    counters.passed["too_small"] = 4
+    counters.encode_seconds.add(0.001, 2)
     return {"counters": counters.as_record(), "tunnels": 5}
 
 
@@ -33,8 +35,13 @@ def test_what_the_dead_have_counted_stays_in_the_totals(tmp_path: Path) -> None:
     dead = gone()
     roster.publish(os.getpid(), record(2, 1000))
     roster.publish(dead, record(3, 500))
-    for _ in range(2):
-        total, workers = roster.read()
+    for restarts in range(2):
+        counted = roster.read()
+        total, workers = counted.total, counted.workers
+        assert total.passed == {"too_small": 8}
+        assert sum(total.encode_seconds.counts) == 4
+        assert total.encode_seconds.sum == pytest.approx(0.004)
+        assert counted.restarts == restarts
         assert total.by_algorithm["gzip"].chunks == 5
         assert total.by_algorithm["gzip"].original_bytes == 500
         assert total.by_algorithm["gzip"].compressed_bytes == 400
@@ -42,9 +49,9 @@ def test_what_the_dead_have_counted_stays_in_the_totals(tmp_path: Path) -> None:
         assert (total.no_gain, total.errors, total.refused) == (2, 4, 6)
         assert [worker["pid"] for worker in workers] == [os.getpid()]
         assert workers[0]["tunnels"] == 5
-        roster.retire(dead)
+        roster.retire(dead, died=not restarts)
     roster.retire(dead)  # who published nothing adds nothing
-    assert roster.read()[0].wire_bytes == 1500
+    assert roster.read().total.wire_bytes == 1500
 
 
 def test_a_run_begins_at_nothing_and_leaves_nothing(tmp_path: Path) -> None:
@@ -56,7 +63,7 @@ def test_a_run_begins_at_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     roster = Roster.open(tmp_path)
     assert not old.exists(), "its run is over"
     assert other.exists(), "its run goes on"
-    assert roster.read()[0] == Counters()
+    assert roster.read().total == Counters()
     roster.close()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [other.name]
 
@@ -74,6 +81,6 @@ def test_a_folder_that_cannot_be_written_is_replaced(
     (tmp_path / "runs").write_text("no folder")
     roster = Roster.open(tmp_path)
     roster.publish(os.getpid(), record(1, 10))
-    assert roster.read()[0].wire_bytes == 10
+    assert roster.read().total.wire_bytes == 10
     assert "statistics are kept elsewhere" in capsys.readouterr().out
     roster.close()

@@ -16,10 +16,13 @@ KEYS = (
 
 
 def counted() -> Counters:
-    counters = Counters(no_gain=3, errors=2, wire_original_bytes=10_000, wire_bytes=6_000)
-    counters.algorithm("gzip").add(1, 4000, 3000)
-    counters.algorithm("gzip").add(1, 2000, 1800)
-    counters.algorithm("flac").add(1, 4000, 1200)
+    counters = Counters(wire_original_bytes=10_000, wire_bytes=6_000, shadow_saved_bytes=7)
+    counters.cell("gzip", "pcm").add(1, 4000, 3000)
+    counters.cell("gzip", "wav").add(1, 2000, 1800)
+    flac = counters.cell("flac", "wav")
+    flac.add(1, 4000, 1200)
+    flac.no_gain, flac.errors, flac.shadow = 3, 2, 1
+    counters.passed["disabled"] = 5
     return counters
 
 
@@ -64,12 +67,24 @@ def test_the_report_has_the_summary_at_the_top_the_algorithms_and_the_wire() -> 
         },
     }
     assert (everything["wire_original_bytes"], everything["wire_bytes"]) == (10_000, 6_000)
+    assert everything["by_format"]["wav"] == {
+        "total_compressed": 2,
+        "total_original_bytes": 6000,
+        "total_compressed_bytes": 3000,
+        "average_ratio": pytest.approx(0.5),
+    }
+    assert everything["chunks"] == {
+        "gzip": {"compressed": 2, "no_gain": 0, "error": 0, "shadow": 0},
+        "flac": {"compressed": 1, "no_gain": 3, "error": 2, "shadow": 1},
+        "none": {"disabled": 5},
+    }
+    assert everything["shadow_saved_bytes"] == 7
     assert (everything["no_gain"], everything["errors"]) == (3, 2)
 
 
 def test_a_report_is_a_picture_of_one_moment() -> None:
     counters = counted()
     before = report(counters, 512)
-    counters.algorithm("gzip").add(1, 1000, 900)
+    counters.cell("gzip", "pcm").add(1, 1000, 900)
     counters.wire_bytes += 900
     assert before == report(counted(), 512)

@@ -245,7 +245,7 @@ async def test_serve_stays_up_and_its_addresses_and_commands_hold(
         assert process.stdout is not None
         assert process.stderr is not None
         text = await read_until(process.stdout, "Ctrl-C")
-        public, direct, admin = re.findall(r"http://\S+", text)
+        public, direct, dashboard, statistics = re.findall(r"http://\S+", text)
         commands = re.findall(r"^  (.+)$", text, re.MULTILINE)
         async with aiohttp.ClientSession() as session:
             for url in (public, direct):
@@ -257,11 +257,13 @@ async def test_serve_stays_up_and_its_addresses_and_commands_hold(
                 chunks = 0
                 while chunks < 20:
                     chunks += isinstance(await connection.recv(), bytes)
-            async with session.get(admin) as response:
+            async with session.get(dashboard) as response:
+                assert "<title>" in await response.text()
+            async with session.get(statistics) as response:
                 assert (await response.json())["total_compressed"] > 0
         for command in (*commands, commands[0]):  # off, on, status, off
             await succeed(command)
-        await read_until(process.stderr, "'enabled': False")
+        await read_until(process.stderr, "flag=enabled")
         os.kill(process.pid, number)
         _, errors = await process.communicate()
 

@@ -134,8 +134,9 @@ class Talk:
         waiting: Any = None
         jobs = 0
         while job is not None:
-            jobs = jobs + 1 if job.message is waiting else 1  # type: ignore[attr-defined]
-            waiting = job.message  # type: ignore[attr-defined]
+            message = getattr(job, "message", None)  # of a run of several there is none
+            jobs = jobs + 1 if message is waiting else 1
+            waiting = message
             assert jobs <= _MOST_JOBS, "a message is worked on for ever"
             more, job = self.filter.complete(job, job.run())
             self._buffers += more

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.audio.codec import Encoded
+from proxy.audio.counters import Histogram
 from proxy.errors import CodecError
 from proxy.tunnel import encoder as encoder_module
 from proxy.tunnel.encoder import TURN, Encoder, Result
@@ -36,6 +37,7 @@ class ScriptedJob:
 
     work: Work
     data: bytes
+    chunks = 1
 
     @property
     def small(self) -> bool:
@@ -68,7 +70,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
 
 async def test_small_jobs_run_at_once_until_the_turn_is_spent(work: Work) -> None:
-    encoder = Encoder(threads=1)
+    encoder = Encoder(1, Histogram())
     done: list[bytes | None] = []
     for n in range(3):  # the third begins within the millisecond
         job = work.job(b"%d" % n)
@@ -83,7 +85,7 @@ async def test_small_jobs_run_at_once_until_the_turn_is_spent(work: Work) -> Non
 
 
 async def test_those_who_wait_go_first_and_let_others_have_their_turn(work: Work) -> None:
-    encoder = Encoder(threads=1)
+    encoder = Encoder(1, Histogram())
     loop = asyncio.get_running_loop()
     order: list[str] = []
     over = asyncio.Event()
@@ -112,7 +114,7 @@ async def test_those_who_wait_go_first_and_let_others_have_their_turn(work: Work
 
 
 async def test_large_jobs_run_in_threads_and_failures_are_told(work: Work) -> None:
-    encoder = Encoder(threads=1)
+    encoder = Encoder(1, Histogram())
     results: asyncio.Queue[Result] = asyncio.Queue()
     for data, made in ((b"0123456789", b"0123456789!"), (b"bad, large", b"bad")):
         encoder.submit(work.job(data), lambda job, result: results.put_nowait(result))
@@ -125,7 +127,7 @@ async def test_large_jobs_run_in_threads_and_failures_are_told(work: Work) -> No
 @pytest.mark.parametrize("data", [b"worse", b"worse, and large"])
 async def test_what_nobody_foresaw_is_logged_and_ends_nothing(work: Work, data: bytes) -> None:
     """At once, in a later turn, or in a thread: who comes next is served."""
-    encoder = Encoder(threads=1)
+    encoder = Encoder(1, Histogram())
     results: asyncio.Queue[Result] = asyncio.Queue()
     with capture_logs() as log:
         assert encoder.run(work.job(data)) is None

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.audio.counters import Counters
+from proxy.audio.counters import Counters, Histogram
 from proxy.audio.gzip import GZIP
 from proxy.audio.settings import AudioSettings
 from proxy.control.flags import Flags, LiveFlags
 from proxy.tunnel.encoder import Encoder
 from proxy.tunnel.filtered_leg import FilteredLeg
-from proxy.tunnel.leg import Leg
 from proxy.tunnel.tunnel import Tunnel
+from proxy.tunnel.walked_leg import WalkedLeg
 from proxy.websocket.audio_filter import AudioFilter
 from proxy.websocket.frames import BINARY, CLOSE, TEXT
 from tests.conftest import Proxy
@@ -54,7 +54,7 @@ async def filtered(
     """A tunnel on real sockets: (the backend, the client)."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    encoder = Encoder(threads=1)
+    encoder = Encoder(1, Histogram())
     made = Tunnel(lambda _: ended.set())
     peers, transports = [], []
     for _ in range(2):
@@ -64,7 +64,7 @@ async def filtered(
     backend, client = peers
     audio_filter = AudioFilter(accepted, flags or LiveFlags(Flags()), Counters(), AudioSettings())
     made.join(
-        Leg(transports[1], made.leg_lost),
+        WalkedLeg(transports[1], made.leg_lost),
         FilteredLeg(transports[0], made.leg_lost, audio_filter, encoder, flush_after),
     )
     for leg in (made.client, made.backend):

@@ -19,6 +19,7 @@ import pytest
 from proxy.tunnel.filtered_leg import ENCODING
 from proxy.tunnel.leg import Leg, State
 from proxy.tunnel.tunnel import Tunnel
+from proxy.tunnel.walked_leg import PassingLeg, WalkedLeg
 from tests.support import until
 
 STALL, CLOSE = 60.0, 10.0
@@ -41,7 +42,7 @@ async def open_tunnel() -> AsyncIterator[tuple[Tunnel, socket.socket, socket.soc
     tunnel = Tunnel(lambda _: ended.set())
     to_client, client = await tcp_pair()
     to_backend, backend = await tcp_pair()
-    tunnel.join(Leg(to_client, tunnel.leg_lost), Leg(to_backend, tunnel.leg_lost))
+    tunnel.join(WalkedLeg(to_client, tunnel.leg_lost), PassingLeg(to_backend, tunnel.leg_lost))
     for leg in (tunnel.client, tunnel.backend):
         leg.attach(64 * 1024)
         leg.start(b"")

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from proxy.audio.counters import Counters
 from proxy.tunnel.registry import Tunnels
 from proxy.tunnel.tunnel import Tunnel
 from tests.support import until
@@ -32,7 +33,9 @@ async def test_others_get_their_turn_while_many_are_looked_at(
     monkeypatch.setattr(Tunnel, "overdue", look)
     monkeypatch.setattr(Tunnel, "heard", property(lambda _: (0, look())))
     monkeypatch.setattr(Tunnel, "is_delivering", False)
-    tunnels = Tunnels(stall_timeout=0.004, close_timeout=0.004)
+    monkeypatch.setattr(Tunnel, "backlog", 0)
+    monkeypatch.setattr(Tunnel, "take_pauses", lambda _: 0)
+    tunnels = Tunnels(stall_timeout=0.004, close_timeout=0.004, counters=Counters())
     for _ in range(1000):
         tunnels.enter()
     looking = tunnels.watch() if how == "watch" else tunnels.drain(loop.time() + 60, 60)

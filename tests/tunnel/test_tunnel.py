@@ -299,7 +299,7 @@ async def test_silent_connections_are_probed_at_times_of_their_own(proxy: Proxy)
         for _ in range(20):
             await open_.enter_async_context(tunnel(app, b"/"))
         for side in ("client", "backend"):
-            legs = [getattr(each, side) for each in app.tunnels._open]
+            legs = [getattr(each, side) for each in app.tunnels._open.values()]
             idle = [
                 leg.transport.get_extra_info("socket").getsockopt(
                     socket.IPPROTO_TCP, socket.TCP_KEEPIDLE

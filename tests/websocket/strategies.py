@@ -191,6 +191,8 @@ class Player:
         settings = AudioSettings(max_audio_bytes=MAX)
         self.filter = AudioFilter(accepted, self.flags, self.counters, settings)
         self.fed = 0
+        self.repeated = 0
+        """Messages that were dealt with like the one before."""
         self.tried: list[tuple[str, ...]] = []
         """By which algorithms each chunk so far was encoded, of those that were."""
         # Joined late, as a transport does: a buffer that changes behind our back is seen.
@@ -210,6 +212,11 @@ class Player:
     def feed(self, data: bytes, lag: int = 0) -> None:
         """Take a read; a job that it brings is done `lag` reads later."""
         self.fed += len(data)
+        whole = self.filter.feed_whole(data) if self._job is None else None
+        if whole is not None:
+            self._buffers += whole
+            self.repeated += 1
+            return
         buffers, job = self.filter.feed(data)
         if self._job is None:
             self._take(buffers, job, lag)

@@ -16,7 +16,7 @@ from proxy.audio.algorithms import LOSSLESS
 from proxy.audio.codec import Encoded
 from proxy.audio.counters import Counters
 from proxy.audio.stream import Chunk
-from proxy.control.flags import Flags
+from proxy.control.flags import Flags, LiveFlags
 from proxy.websocket.jobs import RunJob
 from proxy.websocket.lossless import Lossless
 from tests.support import speech
@@ -64,6 +64,7 @@ def rival() -> Iterator[None]:
 def one_by_one() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lossless, "settle", lambda *_: None)
+        patch.setattr(Lossless, "steady", lambda *_: None)
         yield
 
 
@@ -109,17 +110,69 @@ def talks(draw: st.DrawFn) -> list[Item]:
     read_sizes,
     st.sampled_from((("gzip",), ("flac",), ("flac", "gzip"), ("gzip", "flac"))),
     st.sampled_from((0.03, 0.0, 0.3)),
+    st.booleans(),
 )
 def test_a_run_is_as_good_as_one_by_one(
-    sent: list[Item], reads: list[int], accepted: tuple[str, ...], min_gain: float
+    sent: list[Item], reads: list[int], accepted: tuple[str, ...], min_gain: float, shadow: bool
 ) -> None:
-    flags = Flags(min_gain=min_gain)
+    flags = Flags(min_gain=min_gain, shadow=shadow)
     with rival():
         together = played(sent, reads, accepted, flags)
         with one_by_one():
             alone = played(sent, reads, accepted, flags)
     assert same(together[0], alone[0])
     assert together[1] == alone[1]
+
+
+def read_by_read(
+    sent: Sequence[Item], pieces: Sequence[int], accepted: Sequence[str], flags: Sequence[Flags]
+) -> tuple[bytes, Counters, int]:
+    """Most messages each in a read of its own; `flags` are in force in turn. `pieces`: the reads
+    that a message comes in, 1 for most."""
+    live = LiveFlags(flags[0])
+    player = Player(accepted=accepted, live=live)
+    for number, item in enumerate(sent):
+        live.current = flags[number * len(flags) // len(sent)]
+        step = -(-len(item.wire) // pieces[number % len(pieces)])
+        for at in range(0, len(item.wire), step):
+            player.feed(item.wire[at : at + step])
+    return player.eof(), player.counters, player.repeated
+
+
+@examples(60)
+@given(
+    talks(),
+    st.lists(st.sampled_from((1, 1, 1, 1, 1, 1, 1, 2, 3)), min_size=1, max_size=30),
+    st.sampled_from((("gzip",), ("flac",), ("flac", "gzip"), ("gzip", "flac"))),
+    st.lists(
+        st.sampled_from(
+            (Flags(), Flags(), Flags(enabled=False), Flags(shadow=True), Flags(min_size=4097))
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_a_message_like_the_one_before_is_dealt_with_as_if_it_were_looked_at(
+    sent: list[Item], pieces: list[int], accepted: tuple[str, ...], flags: list[Flags]
+) -> None:
+    with rival():
+        repeated = read_by_read(sent, pieces, accepted, flags)
+        with one_by_one():
+            alone = read_by_read(sent, pieces, accepted, flags)
+    assert alone[2] == 0
+    assert same(repeated[0], alone[0])
+    assert repeated[1] == alone[1]
+
+
+def test_speech_in_reads_of_its_own_is_repeated_and_a_text_between_ends_nothing() -> None:
+    """Of 60 chunks the first is looked at, and some behind one that gained nothing at all."""
+    sent = []
+    for at in range(0, 60 * 4096, 4096):
+        sent += [binary(PCM[at : at + 4096]), message(Opcode.TEXT, b"a word")]
+    wire, counters, repeated = read_by_read(sent, [1], ("gzip",), [Flags()])
+    assert repeated > 45
+    assert counters.algorithm("gzip").chunks > 30
+    assert same(wire, read_by_read(sent, [10], ("gzip",), [Flags()])[0])
 
 
 def jobs_of(sent: Sequence[Item], accepted: Sequence[str] = ("gzip",)) -> list[Any]:

@@ -1,0 +1,213 @@
+"""Which connections are open, as an operator looks at them: filtered, sorted, a page at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from heapq import nlargest, nsmallest
+from typing import Any
+
+from proxy.errors import QueryError
+from proxy.tunnel.filtered_leg import FilteredLeg
+from proxy.tunnel.registry import Tunnels
+from proxy.tunnel.tunnel import Tunnel
+
+MOST = 1000
+"""Rows of a page."""
+_FARTHEST = 1_000_000
+_IN_A_ROW = 100
+"""Rows that are made before others get their turn: 1 ms."""
+SORTS = (
+    *("since", "path", "address", "algorithm", "format", "chunks", "compressed"),
+    *("original_bytes", "wire_bytes", "saved_bytes", "last_chunk", "backlog_bytes", "rtt_ms"),
+)
+_SWITCH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked for; None: all."""
+
+    sort: str = "since"
+    descending: bool = True
+    offset: int = 0
+    limit: int = 100
+    opted_in: bool | None = None
+    enabled: bool | None = None
+    algorithm: str | None = None
+    format: str | None = None
+    path: str | None = None
+    """A pattern."""
+
+    @classmethod
+    def parse(cls, query: Mapping[str, str]) -> Selection:
+        """Read a request's parameters. Raises QueryError, which names the one that is wrong."""
+        known = {"sort", "order", "offset", "limit", *_OF_ROWS}
+        for name in query:
+            if name not in known:
+                raise QueryError(f"{name}: there is no such parameter: {', '.join(sorted(known))}")
+        sort, order = query.get("sort", "since"), query.get("order", "desc")
+        if sort not in SORTS:
+            raise QueryError(f"sort: {sort!r} is none of {', '.join(SORTS)}")
+        if order not in ("asc", "desc"):
+            raise QueryError(f"order: {order!r} is neither asc nor desc")
+        return cls(
+            sort,
+            order == "desc",
+            _number(query, "offset", 0, 0, _FARTHEST),
+            _number(query, "limit", 100, 1, MOST),
+            _switch(query, "opted_in"),
+            _switch(query, "enabled"),
+            query.get("algorithm"),
+            query.get("format"),
+            query.get("path"),
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """For another worker."""
+        return asdict(self)
+
+    def takes(self, tunnel: Tunnel) -> bool:
+        """Whether a tunnel is asked for."""
+        for name in _OF_ROWS:
+            wanted = getattr(self, name)
+            if wanted is None:
+                continue
+            found = _COLUMNS[name](tunnel)
+            if found != wanted and not (name == "path" and fnmatchcase(found, wanted)):
+                return False
+        return True
+
+    def order(self, value: Any) -> tuple[float, str]:
+        """What rows are sorted by. Those that have no such value are last, either way."""
+        if value is None:
+            return (-math.inf if self.descending else math.inf, "")
+        return (0.0, value) if isinstance(value, str) else (value, "")
+
+
+_OF_ROWS = ("opted_in", "enabled", "algorithm", "format", "path")
+
+
+async def page(tunnels: Tunnels, worker: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+    """The rows that may be on the page, of the tunnels of one worker; `worker` is what all rows
+    say of it."""
+    value_of = _COLUMNS[selection.sort]
+    found = [
+        (selection.order(value_of(tunnel)), tunnels.id_of(tunnel))
+        async for tunnel in tunnels.each()
+        if selection.takes(tunnel)
+    ]
+    first = nlargest if selection.descending else nsmallest
+    rows = []
+    for _, name in first(selection.offset + selection.limit, found):
+        open_still = tunnels.find(name)
+        if open_still is not None:
+            rows.append({"id": name, **row_of(open_still), **worker})
+        if not len(rows) % _IN_A_ROW:
+            await asyncio.sleep(0)
+    return {"total": len(found), "connections": rows}
+
+
+def merge(pages: Sequence[Mapping[str, Any]], selection: Selection) -> dict[str, Any]:
+    """One page of those of several workers."""
+    rows = [row for page in pages for row in page["connections"]]
+    rows.sort(key=lambda row: selection.order(row[selection.sort]), reverse=selection.descending)
+    return {
+        "total": sum(page["total"] for page in pages),
+        "offset": selection.offset,
+        "limit": selection.limit,
+        "connections": rows[selection.offset :][: selection.limit],
+    }
+
+
+def row_of(tunnel: Tunnel) -> dict[str, Any]:
+    """What an operator sees of a tunnel."""
+    return {name: value_of(tunnel) for name, value_of in _COLUMNS.items()}
+
+
+def _of_tally(name: str) -> Callable[[Tunnel], Any]:
+    def value_of(tunnel: Tunnel) -> Any:
+        tally = tunnel.tally
+        return getattr(tally, name) if tally is not None else None
+
+    return value_of
+
+
+def _of_wire(name: str) -> Callable[[Tunnel], int]:
+    def value_of(tunnel: Tunnel) -> int:
+        tally = tunnel.tally
+        return getattr(tally, name) if tally is not None else tunnel.client.written
+
+    return value_of
+
+
+_original, _wire = _of_wire("original_bytes"), _of_wire("wire_bytes")
+
+
+def _last_chunk(tunnel: Tunnel) -> float | None:
+    backend = tunnel.backend
+    last = backend.sent_at if isinstance(backend, FilteredLeg) else 0.0
+    return round(time.time() - time.perf_counter() + last, 3) if last else None
+
+
+def _rtt_ms(tunnel: Tunnel) -> float | None:
+    """The round-trip time to the client that the kernel has smoothed, in milliseconds; None where
+    the system does not tell, or it is no TCP."""
+    sock = tunnel.client.transport.get_extra_info("socket")
+    if not hasattr(socket, "TCP_INFO") or sock is None or sock.family == socket.AF_UNIX:
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:  # closed
+        return None
+    if len(info) < _TCP_INFO.size:
+        return None
+    microseconds: int = _TCP_INFO.unpack(info)[-1]
+    return microseconds / 1000
+
+
+# Of struct tcp_info, linux/tcp.h: 8 bytes, 15 words, and then tcpi_rtt.
+_TCP_INFO = struct.Struct("=8x60xI")
+
+
+_COLUMNS: dict[str, Callable[[Tunnel], Any]] = {
+    "since": lambda tunnel: round(tunnel.since, 3),
+    "path": lambda tunnel: tunnel.path,
+    "address": lambda tunnel: tunnel.address,
+    "opted_in": lambda tunnel: bool(tunnel.algorithms),
+    "algorithms": lambda tunnel: list(tunnel.algorithms),
+    "algorithm": _of_tally("algorithm"),
+    "format": _of_tally("format"),
+    "chunks": _of_tally("chunks"),
+    "compressed": _of_tally("compressed"),
+    "original_bytes": _original,
+    "wire_bytes": _wire,
+    "saved_bytes": lambda tunnel: _original(tunnel) - _wire(tunnel),
+    "last_chunk": _last_chunk,
+    "backlog_bytes": lambda tunnel: tunnel.backlog,
+    "rtt_ms": _rtt_ms,
+    "enabled": lambda tunnel: tunnel.switch.is_on if tunnel.switch is not None else None,
+    "in_rollout": lambda tunnel: tunnel.switch.in_rollout if tunnel.switch is not None else None,
+}
+
+
+def _number(query: Mapping[str, str], name: str, usual: int, least: int, most: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return usual
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and least <= int(text) <= most):
+        raise QueryError(f"{name}: {text!r} is no number from {least} to {most}")
+    return int(text)
+
+
+def _switch(query: Mapping[str, str], name: str) -> bool | None:
+    text = query.get(name)
+    if text is not None and text not in _SWITCH:
+        raise QueryError(f"{name}: {text!r} is neither true nor false")
+    return _SWITCH[text] if text is not None else None

@@ -1,0 +1,196 @@
+"""How a tunnel has ended, and who did it: a line in the log, a count in the statistics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.app import App
+from tests.conftest import Proxy
+from tests.support import pcm, until
+from tests.support.raw import Peer, masked, raw_backend, raw_client, request, switch
+from tests.websocket.strategies import binary
+
+CLOSE = b"\x03\xe8"  # 1000
+CHUNKS = b"".join(binary(pcm()[at : at + 4096]).wire for at in range(40_000, 80_000, 4096))
+Talk = Callable[[Peer, Peer], Awaitable[None]]
+
+
+def close(code: int, reason: bytes = b"") -> bytes:
+    """A server's close frame."""
+    payload = code.to_bytes(2, "big") + reason
+    return bytes((0x88, len(payload))) + payload
+
+
+async def client_closes(client: Peer, backend: Peer) -> None:
+    await client.send(masked(8, (4001).to_bytes(2, "big")))
+    await backend.read(8)
+    await backend.send(close(4001))
+    await client.read(4)
+
+
+async def client_closes_in_pieces(client: Peer, backend: Peer) -> None:
+    await client.send(masked(1, b"bye") + masked(8, CLOSE)[:3])
+    await backend.read(9 + 3)
+    await client.send(masked(8, CLOSE)[3:])
+    await backend.read(5)
+    await backend.send(close(1000))
+    await client.read(4)
+
+
+async def backend_closes(client: Peer, backend: Peer) -> None:
+    await backend.send(close(1011, b"out of words"))
+    await client.read(16)
+    await client.send(masked(8, (1011).to_bytes(2, "big")))
+    await backend.read(8)
+
+
+async def backend_closes_and_hears_more(client: Peer, backend: Peer) -> None:
+    """What the client sent in the meantime is no close."""
+    await backend.send(close(1000))
+    await client.send(masked(1, b"and"))
+    await backend.read(9)
+    await client.read(4)
+    await client.send(masked(8, CLOSE))
+    await backend.read(8)
+
+
+async def without_a_code(client: Peer, backend: Peer) -> None:
+    await backend.send(b"\x88\x00")
+    await client.read(2)
+    await client.send(masked(8, b""))
+    await backend.read(6)
+
+
+async def client_resets(client: Peer, backend: Peer) -> None:
+    client.reset()
+    await backend.ended()
+
+
+async def backend_resets(client: Peer, backend: Peer) -> None:
+    backend.reset()
+    await client.ended()
+
+
+CASES: dict[Talk, tuple[int, str, str]] = {
+    client_closes: (4001, "4xxx", "client"),
+    client_closes_in_pieces: (1005, "1005", "client"),
+    backend_closes: (1011, "1011", "backend"),
+    backend_closes_and_hears_more: (1000, "1000", "backend"),
+    without_a_code: (1005, "1005", "backend"),
+    client_resets: (1006, "1006", "client"),
+    backend_resets: (1006, "1006", "backend"),
+}
+
+
+async def talk(app: App, target: bytes, ending: Talk, meeting: asyncio.Queue[Peer]) -> None:
+    async with raw_client(app.listen) as client:
+        await client.send(request(target))
+        await client.head()
+        backend = await meeting.get()
+        await ending(client, backend)
+        await backend.close()
+
+
+@pytest.mark.parametrize("ending", CASES, ids=lambda ending: ending.__name__)
+@pytest.mark.parametrize("target", [b"/ws?token=s3cret", b"/ws?token=s3cret&audio_compression=1"])
+async def test_how_and_by_whom(ending: Talk, target: bytes, proxy: Proxy) -> None:
+    code, label, by = CASES[ending]
+    meeting: asyncio.Queue[Peer] = asyncio.Queue()
+    left = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()))
+        await meeting.put(peer)
+        await left.wait()
+
+    with capture_logs() as logs:
+        async with raw_backend(serve) as port, proxy(port) as app:
+            await talk(app, target, ending, meeting)
+            await until(lambda: len(app.tunnels) == 0)
+            left.set()
+            assert app.counters.close_codes == {label: 1}
+            assert app.counters.closed_by == {by: 1}
+    (line,) = [line for line in logs if line["event"] == "tunnel ended"]
+    assert (line["code"], line["by"]) == (code, by)
+    assert line["path"] == "/ws"
+    assert "s3cret" not in str(logs)
+
+
+async def test_the_line_has_what_a_lesson_was(proxy: Proxy) -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()) + CHUNKS + close(1000))
+        await peer.read(len(masked(1, b"thanks") + masked(8, CLOSE)))
+
+    with capture_logs() as logs:
+        async with raw_backend(serve) as port, proxy(port) as app:
+            async with raw_client(app.listen) as client:
+                await client.send(request(b"/ws?audio_compression=gzip"))
+                head = await client.head()
+                await client.send(masked(1, b"thanks") + masked(8, CLOSE))
+                heard = await client.rest()
+            await until(lambda: len(app.tunnels) == 0)
+    (line,) = [line for line in logs if line["event"] == "tunnel ended"]
+    expected: dict[str, Any] = {
+        "algorithms": "gzip",
+        "chunks": 10,
+        "bytes_in": len(masked(1, b"thanks") + masked(8, CLOSE)),
+        "bytes_out": len(head) + 4 + len(heard),
+    }
+    assert {name: line[name] for name in expected} == expected
+    assert 0 < line["compressed"] <= 10
+    assert 0 <= line["seconds"] < 60
+    assert line["id"].rpartition("-")[2] == "1"
+
+
+async def test_the_proxy_itself(proxy: Proxy) -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()) + binary(b"speech").wire)
+        await peer.rest()
+
+    with capture_logs() as logs:
+        async with raw_backend(serve) as port, proxy(port, drain_timeout=0.01) as app:
+            async with raw_client(app.listen) as client:
+                await client.send(request())
+                await client.head()
+                await client.read(8)
+                draining = asyncio.create_task(app.drain())
+                assert await client.read(4) == close(1001)
+                await client.send(masked(8, b"\x03\xe9"))
+                await draining
+            assert app.counters.closed_by == {"proxy": 1}
+    (line,) = [line for line in logs if line["event"] == "tunnel ended"]
+    assert (line["code"], line["by"]) == (1001, "proxy")
+
+
+async def test_handshakes_are_counted_by_what_came_of_them(proxy: Proxy) -> None:
+    async def serve(peer: Peer) -> None:
+        head = await peer.head()
+        if b"/declined" in head:
+            await peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        elif b"/nonsense" in head:
+            await peer.send(b"nonsense\r\n\r\n")
+        elif b"/silent" in head:
+            await peer.rest()
+        else:
+            await peer.send(switch(head) + close(1000))
+            await peer.rest()
+
+    targets = {
+        b"/": "switched",
+        b"/?audio_compression=gzip": "opted_in",
+        b"/declined": "declined",
+        b"/nonsense": "bad_gateway",
+        b"/silent": "timeout",
+    }
+    async with raw_backend(serve) as port, proxy(port, handshake_timeout=0.2) as app:
+        for target in targets:
+            async with raw_client(app.listen) as client:
+                await client.send(request(target, b"Connection: close"))
+                await client.head()
+        await until(lambda: sum(app.counters.handshakes.values()) == len(targets))
+        assert app.counters.handshakes == dict.fromkeys(targets.values(), 1)
