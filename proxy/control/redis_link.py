@@ -75,6 +75,8 @@ class Link:
         """`url`: redis://, rediss:// or unix://, as redis-py reads it. Raises ConfigError."""
         try:
             options: dict[str, Any] = {**parse_url(url), **_OPTIONS}
+            if url.startswith("rediss:"):
+                options.setdefault("ssl_check_hostname", True)  # not by itself before redis-py 6
             pool: Any = BlockingConnectionPool(**options)
             pool.make_connection()  # only this finds options that there are not
         except (ValueError, TypeError, RedisError):

@@ -641,7 +641,8 @@ def test_a_wrong_url_is_a_wrong_setting(url: str, cache: Path) -> None:
 
 
 async def test_tls(cache: Path, tmp_path: Path) -> None:
-    async with redis_server(tls=Certificates(tmp_path)) as server:
+    hosts = ("--bind", "127.0.0.1", "127.0.0.2")  # the certificate is the first one's
+    async with redis_server(*hosts, tls=Certificates(tmp_path)) as server:
         async with watching(server.url, cache) as store:
             await store.change({"level": 3}, "dashboard")
             assert store.is_connected
@@ -650,9 +651,10 @@ async def test_tls(cache: Path, tmp_path: Path) -> None:
             await server.start()
             await until(lambda: store.is_connected)
             assert (await store.read()).flags == Flags(level=3)
-        async with started(server.url.partition("?")[0], cache) as stranger:
-            assert not stranger.is_connected
-            assert "CERTIFICATE_VERIFY_FAILED" in str(stranger.error)
+        for url in (server.url.partition("?")[0], server.url.replace("127.0.0.1", "127.0.0.2")):
+            async with started(url, cache) as stranger:
+                assert not stranger.is_connected
+                assert "CERTIFICATE_VERIFY_FAILED" in str(stranger.error)
 
 
 async def test_a_unix_socket(cache: Path, tmp_path: Path) -> None:
