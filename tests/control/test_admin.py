@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import io
 import json
 import os
 import re
@@ -459,6 +460,28 @@ async def test_a_name_that_is_not_ours_reads_nothing(path: str, proxy: Proxy) ->
         for host in ("ops.example", "OPS.example:9090", "[::1]:80", "10.0.0.1", "localhost"):
             async with session.get(path, headers={"Host": host}) as response:
                 assert response.status == 200, host
+
+
+BODIES = {
+    "malformed": (b'{"enabled": fal', 400, "JSON"),
+    "a list": (b"[]", 400, "object"),
+    "1 MiB": (b'{"enabled": false}'.ljust(1 << 20), 413, "[Ll]arge"),
+    "an unknown key": (b'{"colour": 1}', 400, "enabled"),
+    "out of range": (b'{"enabled": 2}', 400, "enabled"),
+}
+
+
+@pytest.mark.parametrize("path", ["/flags", "/connections/1"])
+@pytest.mark.parametrize("name", BODIES)
+async def test_every_change_is_read_with_care(name: str, path: str, proxy: Proxy) -> None:
+    body, expected, says = BODIES[name]
+    async with proxy(9) as app, operator(app) as session:
+        async with session.patch(path, data=io.BytesIO(body), headers=JSON) as response:
+            assert response.status == expected
+            assert re.search(says, (await response.json())["error"])
+        status, answer = await fetch(session, path, "PATCH", data=body[:1000])
+        assert (status, "application/json" in answer["error"]) == (415, True)
+        assert await fetch(session, "/flags") == (200, FIRST_FLAGS)
 
 
 async def test_our_own_page_may_change_things(proxy: Proxy) -> None:
