@@ -218,6 +218,7 @@ class App:
         """
         self._begin_to_stop()
         place, limit = self._place, self._settings.drain_timeout
+        self.store.tells = False  # who takes its place does
         if place is not None and not place.roster.is_draining:
             for site in self._admin_sites:
                 await site.stop()
@@ -261,6 +262,10 @@ class App:
             if upgrades:
                 count(self.counters.handshakes, "client_gone")
             return Sent(keep_alive=False)  # nobody is left to answer
+        except asyncio.CancelledError:
+            if upgrades:
+                count(self.counters.handshakes, "client_gone")
+            raise
 
     def connections(self) -> int:
         """Client connections open: tunnels, handshakes and plain ones."""
@@ -287,7 +292,8 @@ class App:
     async def _publish_always(self) -> None:
         while True:
             self.reporting.publish()
-            self._fleet.publish()
+            with contextlib.suppress(OSError):  # which the line before has told of
+                self._fleet.publish()
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     def _drain_all(self) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from proxy.config import Settings
 from proxy.control.flags import Flags
@@ -14,11 +17,13 @@ from proxy.control.reporting import MACHINE, Reporting
 from proxy.control.siblings import Siblings
 from proxy.control.store import FileStore, FlagStore
 from proxy.errors import QueryError
-from proxy.tunnel.listing import Selection, merge, page, row_of
+from proxy.tunnel.listing import Selection, index, merge, row_of
 from proxy.tunnel.registry import Tunnels
 
 if TYPE_CHECKING:
     from proxy.control.redis_fleet import RedisFleet
+
+log = structlog.get_logger(__name__)
 
 Json = dict[str, Any]
 
@@ -53,9 +58,14 @@ class Fleet:
         """Be there for questions; what `stack` undoes at the end."""
         roster, store = self._reporting.roster, self._settings.store
         if roster is not None:
-            self._siblings = Siblings(roster.folder, self._answer)
-            await self._siblings.start()
-            stack.push_async_callback(self._siblings.stop)
+            siblings = Siblings(roster.folder, self._answer)
+            stack.push_async_callback(siblings.stop)
+            try:
+                await siblings.start()
+            except OSError as error:  # not every file system has sockets
+                log.warning("connections of other workers are not shown", error=str(error))
+            else:
+                self._siblings = siblings
         if store is not None:
             from proxy.control.redis_fleet import RedisFleet
 
@@ -70,6 +80,9 @@ class Fleet:
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         if self._redis is not None:
+            roster = self._reporting.roster
+            if roster is None or roster.is_draining:  # else others go on in its place
+                await self._redis.retire()
             await self._redis.close()
 
     def publish(self) -> None:
@@ -81,29 +94,37 @@ class Fleet:
         roster = self._reporting.roster
         if roster is None:
             return True
-        least: int = min(worker["pid"] for worker in roster.read().workers)
-        return os.getpid() == least
+        pids = [worker["pid"] for worker in roster.read().workers]
+        return os.getpid() == min(pids, default=os.getpid())
 
     async def connections(self, query: Mapping[str, str]) -> Json:
         """A page of all that are open. Raises QueryError."""
         selection = Selection.parse(query)
-        question = {"about": "connections", "selection": selection.as_record()}
-        own, answers, others = await asyncio.gather(
-            self._page(selection), self._ask(question), self._others()
-        )
-        heard = {answer["run"] for answer in answers}
-        silent = [machine for run, machine in others.items() if run not in heard]
-        return {**merge([own, *answers], selection), "unreachable": sorted(silent)}
+        question = {"about": "index", "selection": selection.as_record()}
+        own, answers = await asyncio.gather(self._index(selection), self._ask(question))
+        total, names = merge([own, *answers], selection)
+        found = {row["id"]: row for row in self._rows(names)}
+        if missing := [name for name in names if name not in found]:
+            for answer in await self._ask({"about": "rows", "ids": missing}):
+                found.update((row["id"], row) for row in answer["rows"])
+        return {
+            "total": total,
+            "offset": selection.offset,
+            "limit": selection.limit,
+            "unreachable": await self._silent(answers),
+            "connections": [found[name] for name in names if name in found],
+        }
 
     async def switch(self, name: str, on: bool) -> Json | None:
         """Switch a connection off or on: its row; None where nobody holds it.
 
         Raises QueryError where it did not opt in.
         """
-        row = self._switch(name, on)
-        if row is None:
+        rows = self._switch(name, on)
+        if not rows:
             for answer in await self._ask({"about": "switch", "id": name, "enabled": on}):
-                row = answer["row"] or row
+                rows += answer["rows"]
+        row = rows[0] if rows else None
         if row is not None and not row["opted_in"]:
             raise QueryError(f"{name}: {_NOT_OPTED_IN}")
         return row
@@ -117,42 +138,48 @@ class Fleet:
             asked.append(self._redis.ask(question))
         return [answer for answers in await asyncio.gather(*asked) for answer in answers]
 
-    async def _others(self) -> dict[str, str]:
-        """The other machines, of which answers are expected: their names by their runs."""
-        others = await self._redis.machines() if self._redis is not None else []
-        return {each["run"]: each["machine"] for each in others}
+    async def _silent(self, answers: list[Json]) -> list[str]:
+        """The machines of which a worker has not answered."""
+        heard = Counter(answer["run"] for answer in answers)
+        expected = {}
+        if self._reporting.roster is not None:
+            expected[self._reporting.run] = MACHINE, len(self._reporting.roster.read().workers) - 1
+        for each in await self._redis.machines() if self._redis is not None else ():
+            expected[each["run"]] = each["machine"], len(each["workers"])
+        return sorted(name for run, (name, workers) in expected.items() if heard[run] < workers)
 
     async def _answer(self, question: Json) -> Json | None:
         """What this worker says to a question of another."""
-        if question.get("about") == "connections":
-            return await self._page(Selection(**question["selection"]))
-        if question.get("about") == "switch":
-            return {"row": self._switch(question["id"], question["enabled"])}
+        match question:
+            case {"about": "index", "selection": selection}:
+                return await self._index(Selection(**selection))
+            case {"about": "rows", "ids": names}:
+                return {"rows": self._rows(names)}
+            case {"about": "switch", "id": name, "enabled": on}:
+                return {"rows": self._switch(name, on)}
         return None
 
     async def _answer_far(self, question: Json) -> Json | None:
         """The same to another machine, which learns no address."""
         answer = await self._answer(question)
-        if answer is not None:
-            for row in (*answer.get("connections", ()), *filter(None, [answer.get("row")])):
-                row["address"] = None
+        for row in (answer or {}).get("rows", ()):
+            row["address"] = None
         return answer
 
-    async def _page(self, selection: Selection) -> Json:
-        found = await page(self._tunnels, self._about(), selection)
-        return {**found, "run": self._reporting.run}
+    async def _index(self, selection: Selection) -> Json:
+        return {**await index(self._tunnels, selection), "run": self._reporting.run}
 
-    def _switch(self, name: str, on: bool) -> Json | None:
-        tunnel = self._tunnels.find(name)
-        if tunnel is None:
-            return None
-        if tunnel.switch is not None:
-            tunnel.switch.switch(on=on)
-        return {"id": name, **row_of(tunnel), **self._about()}
-
-    def _about(self) -> Json:
-        """What rows say of this worker."""
+    def _rows(self, names: Iterable[str]) -> list[Json]:
+        """Those that are here, of an operator's page."""
         about: Json = {"machine": MACHINE, "worker": os.getpid()}
         if not self._settings.show_addresses:
             about["address"] = None
-        return about
+        found = ((name, self._tunnels.find(name)) for name in names)
+        return [{"id": name, **row_of(one), **about} for name, one in found if one is not None]
+
+    def _switch(self, name: str, on: bool) -> list[Json]:
+        """Switch a connection, where it is here. Returns its row."""
+        tunnel = self._tunnels.find(name)
+        if tunnel is not None and tunnel.switch is not None:
+            tunnel.switch.switch(on=on)
+        return self._rows([name])

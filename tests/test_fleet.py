@@ -16,17 +16,13 @@ import pytest
 from aiohttp import ClientSession
 from isal import isal_zlib
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 
 from proxy.values import Address
-from tests.support import pcm, until
+from tests.support import until
 from tests.support.process import Process, proxy_process
 from tests.support.redis_server import RedisServer, redis_server, relay
+from tests.test_workers import CHUNK, tutor
 
-CHUNK = pcm()[60_000:64_092]
-PACE = 0.02
-"""Seconds between two chunks."""
 MACHINES = 3
 WORKERS = 2
 PROMISE = 1.0
@@ -35,22 +31,6 @@ RETURN = 5.0
 """The same, once Redis is back."""
 GROWTH = 16 * 1024 * 1024
 """Bytes that a worker may grow by, in all the tests of one run."""
-
-
-@asynccontextmanager
-async def tutor() -> AsyncIterator[int]:
-    """A backend that speaks for ever, chunk after chunk, each with its number; gives its port."""
-
-    async def speak(socket: ServerConnection) -> None:
-        number = 0
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await socket.send(number.to_bytes(4, "big") + CHUNK)
-                number += 1
-                await asyncio.sleep(PACE)
-
-    async with serve(speak, "127.0.0.1", 0, ping_interval=None) as server:
-        yield next(iter(server.sockets)).getsockname()[1]
 
 
 class Learner:
@@ -158,7 +138,7 @@ async def _leave(found: Fleet) -> None:
 
 
 async def _all_workers_are_met(found: Fleet) -> bool:
-    rows = (await found.get(0, "/connections?limit=1000"))["connections"]
+    rows = (await found.get(0, "/connections?limit=500"))["connections"]
     return len({row["worker"] for row in rows}) == MACHINES * WORKERS
 
 
@@ -288,7 +268,7 @@ async def test_the_fleet_is_one_for_its_operator(tmp_path: Path) -> None:
         assert stats["store"] == {"kind": "redis", "state": "connected", "error": None}
         assert stats["open"]["gzip"] == stats["tunnels"] == len(found.learners)
 
-        pages = [await found.get(number, "/connections?limit=1000") for number in range(MACHINES)]
+        pages = [await found.get(number, "/connections?limit=500") for number in range(MACHINES)]
         ids = [sorted(row["id"] for row in page["connections"]) for page in pages]
         assert ids[0] == ids[1] == ids[2]
         assert len(set(ids[0])) == pages[0]["total"] == len(found.learners)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from proxy.control.reporting import MACHINE
 from proxy.values import Address
 from tests.support import pcm
 from tests.support.process import Process, children_of, proxy_process
@@ -265,6 +267,45 @@ async def test_told_twice_it_ends_at_once(tmp_path: Path) -> None:
         os.kill(process.parent, signal.SIGTERM)
         async with asyncio.timeout(15):
             await asyncio.gather(*(learner.listening for learner in learners))
+
+
+async def test_a_run_folder_that_is_gone_costs_figures_and_nobody_the_service(
+    tmp_path: Path,
+) -> None:
+    async with tutor() as backend, proxy_process(backend, tmp_path, "--workers", "2") as process:
+        shutil.rmtree(tmp_path / "runs")
+        before = process.workers
+        os.kill(before[0], signal.SIGKILL)
+        await until(lambda: len(process.workers) == 2 and process.workers != before)
+        async with lessons(process.listen, 8) as learners:
+            for learner in learners:
+                await learner.hears_more()
+        assert (await ask(process.admin, "/stats"))["tunnels"] >= 0
+        assert "cannot be shared" in log_of(process)
+
+
+async def test_a_worker_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    """Its connections are missing in the list of the others."""
+    async with tutor() as backend, proxy_process(backend, tmp_path, "--workers", "2") as process:
+        halted = process.workers[0]
+        listed = await ask(process.admin, "/connections")
+        assert listed["unreachable"] == []
+        os.kill(halted, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(20):
+                while not (listed := await ask_one(process))["unreachable"]:
+                    pass
+            assert listed["unreachable"] == [MACHINE]
+        finally:
+            os.kill(halted, signal.SIGCONT)
+
+
+async def ask_one(process: Process) -> Any:
+    """The connections, if a worker has taken the question that answers."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            return await ask(process.admin, "/connections")
+    return {"unreachable": []}
 
 
 async def test_told_over_and_over_while_it_ends_it_ends_well(tmp_path: Path) -> None:

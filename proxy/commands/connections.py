@@ -46,7 +46,7 @@ def connections(
         ),
     ] = None,
     order: Annotated[str | None, typer.Option(help="asc or desc. Default: desc.")] = None,
-    limit: Annotated[int | None, typer.Option(help="How many, 1 to 1000. Default: 100.")] = None,
+    limit: Annotated[int | None, typer.Option(help="How many, 1 to 500. Default: 100.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="Only those that get it now.")] = None,
     audio: Annotated[
         str | None, typer.Option("--format", help="Only those whose backend sends it.")

@@ -20,9 +20,10 @@ MAX_BODY = 64 * 1024
 """Largest request body taken, in bytes."""
 
 CLIENT = "X-Audio-Proxy-Client"
-_CLIENTS = ("dashboard", "command line")
+_CLIENTS = {"dashboard": "dashboard", "command line": "command line by admin port"}
 _USUAL_CLIENT = "admin port"
-_NAME = re.compile(r"\w[\w.-]*")
+_DEEPEST = 3
+_NAME = re.compile(r"\w[\w.-]{0,60}")
 
 _TYPES = {
     "html": "text/html",
@@ -117,7 +118,7 @@ class Admin:
         if expected is not None and (not isinstance(expected, int) or isinstance(expected, bool)):
             return error(400, "revision: a whole number is expected")
         client = request.headers.get(CLIENT, "")
-        by = client if client in _CLIENTS else _USUAL_CLIENT
+        by = _CLIENTS.get(client, _USUAL_CLIENT)
         try:
             await self._store.change(changes, by, expected)
         except ConflictError as conflict:
@@ -161,10 +162,11 @@ class Admin:
     def _file(self, name: str) -> web.Response:
         """One of the dashboard's files; they are few and small, and read each time."""
         kind, parts = _TYPES.get(name.rpartition(".")[2]), name.split("/")
-        found = self._files.joinpath(*parts)
-        if kind is None or not all(map(_NAME.fullmatch, parts)) or not found.is_file():
+        is_name = kind is not None and all(map(_NAME.fullmatch, parts)) and len(parts) <= _DEEPEST
+        found = self._files.joinpath(*parts) if is_name else self._files
+        if not found.is_file():
             return error(404, f"{name}: there is no such file")
-        return web.Response(body=found.read_bytes(), content_type=kind, charset="utf-8")
+        return web.Response(body=found.read_bytes(), content_type=kind or "", charset="utf-8")
 
 
 @web.middleware

@@ -60,7 +60,7 @@ class PathFlags(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool | None = None
-    min_size: Annotated[Integer, Field(ge=0)] | None = None
+    min_size: Annotated[Integer, Field(ge=0, le=1 << 31)] | None = None
     min_gain: Annotated[Number, Field(ge=0, lt=1)] | None = None
     level: Annotated[Integer, Field(ge=0, le=3)] | None = None
     algorithms: Algorithms | None = None
@@ -75,7 +75,7 @@ class Flags(BaseModel):
 
     enabled: bool = Field(default=True, description="compress at all")
     min_size: Integer = Field(
-        default=1024, ge=0, description="smaller chunks are sent as they are, in bytes"
+        default=1024, ge=0, le=1 << 31, description="smaller chunks are sent as they are, in bytes"
     )
     min_gain: Number = Field(
         default=0.03, ge=0, lt=1, description="least saving, as a share of the frames as they came"
@@ -127,7 +127,9 @@ class Revision:
     """By which interface it was made; None: by somebody else's hand, or by nobody."""
 
     def changed(self, changes: Mapping[str, Any], by: str, expected: int | None) -> Revision:
-        """The next one. `expected`: the number that whoever makes the changes has seen.
+        """The next one, or this one where that changes nothing.
+
+        `expected`: the number that whoever makes the changes has seen.
 
         Raises FlagsError, ConflictError where somebody else was faster.
         """
@@ -137,7 +139,8 @@ class Revision:
                 f"revision: the flags were changed{whom} in the meantime, they are at revision "
                 f"{self.number} and not at {expected}: look at them again"
             )
-        return Revision(self.flags.updated(changes), self.number + 1, by)
+        after = self.flags.updated(changes)
+        return self if after == self.flags else Revision(after, self.number + 1, by)
 
     def to_json(self) -> bytes:
         """As a store keeps it: the flags, and what is said of them."""
@@ -162,6 +165,12 @@ class Revision:
         return cls(first.updated(record), number, by if isinstance(by, str) else None)
 
 
+def differences(before: Flags, after: Flags) -> dict[str, tuple[Any, Any]]:
+    """By flag, what it was and what it is, of those that are not the same."""
+    old, new = before.as_record(), after.as_record()
+    return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
+
+
 class LiveFlags:
     """Holds the record in force; whoever needs it reads `current` each time anew."""
 
@@ -177,11 +186,8 @@ class LiveFlags:
 
     def take(self, revision: Revision) -> dict[str, tuple[Any, Any]]:
         """Put a record in force. Returns what has changed: by flag, what it was and what it is."""
-        before, after = self.current.as_record(), revision.flags.as_record()
+        changes = differences(self.current, revision.flags)
         self.revision, self.changed_by = revision.number, revision.by
-        changes = {
-            name: (before[name], after[name]) for name in after if before[name] != after[name]
-        }
         if changes:
             self.current = revision.flags
             for listener in self._listeners:

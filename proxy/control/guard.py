@@ -101,8 +101,11 @@ class Guard:
         """Whether a page can have got here by this name only if it is one of ours: a name that
         somebody else's server gives out may mean our address (DNS rebinding)."""
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            parsed = urlsplit(f"//{host}")
+            name = parsed.hostname or ""
         except ValueError:
+            return False
+        if parsed.netloc != host or "@" in host:
             return False
         if name in self._hosts:
             return True

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from proxy.control.flags import Flags, LiveFlags, Revision
+from proxy.control.flags import Flags, LiveFlags, Revision, differences
 from proxy.control.redis_link import LIMIT, Client, Link, RefusedError, Trouble
-from proxy.control.store import tell_change
+from proxy.control.store import replace_file, tell_change, tell_untold
 from proxy.errors import FlagsError, StoreError
 
 log = structlog.get_logger(__name__)
@@ -49,15 +47,12 @@ class RedisStore:
     kind = "redis"
 
     def __init__(self, url: str, cache: Path, first: Flags, *, tells: bool = True) -> None:
-        """`tells`: whether changes are told of in the log here, rather than by another worker.
-
-        Raises ConfigError.
-        """
+        """`tells`: see `FlagStore`. Raises ConfigError."""
         self._link = Link(url)
         self._channel = self._link.channel(KEY)
         self._cache = cache
         self._first = first
-        self._tells = tells
+        self.tells = tells
         self._good = Revision(first)
         """What is put into an empty Redis, and in the end into the cache."""
         self._asking = asyncio.Lock()
@@ -76,9 +71,11 @@ class RedisStore:
         kept = await asyncio.to_thread(self._read_cache)
         if kept is not None:
             self._good = kept
+        tells, self.tells = self.tells, False  # what was so before is no change
         await self._look(START_LIMIT)
         if kept is not None and self.error is not None:
             self._take(kept)
+        self.tells = tells
 
     async def watch(self) -> None:
         """See `FlagStore`."""
@@ -115,7 +112,8 @@ class RedisStore:
             while outcome == b"changed":
                 before = redis.pipeline(transaction=False).get(KEY).time()
                 stored, (seconds, microseconds) = await before.execute()
-                after = self._stored_or_good(stored).changed(changes, by, expected)
+                former = self._stored_or_good(stored)
+                after = former.changed(changes, by, expected)
                 deadline = seconds + microseconds / 1e6 + CHANGE_LIMIT
                 arguments = (stored or b"", after.to_json(), deadline)
                 about = (self._channel, after.number)
@@ -123,6 +121,7 @@ class RedisStore:
             if outcome != b"done":
                 raise StoreError(f"Redis at {self._link.address}: too late, nothing is changed")
             self._take(after)
+        tell_change(differences(former.flags, after.flags), after, by)
         await self._keep()
         return after
 
@@ -163,9 +162,10 @@ class RedisStore:
     def _take(self, revision: Revision) -> None:
         """Put good flags in force."""
         self._good = revision
+        before = self.live.revision
         changes = self.live.take(revision)
-        if self._tells:
-            tell_change(changes, revision)
+        if self.tells:
+            tell_untold(changes, revision, before)
 
     def _tell(self, error: FlagsError | None) -> None:
         """How the last look went: in the log there is a line where it is not as it was."""
@@ -206,14 +206,4 @@ def _write(path: Path, data: bytes) -> None:
     if path.exists() and path.read_bytes() == data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
+    replace_file(path, data)

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from proxy.audio.counters import Counters
-from proxy.control.roster import Roster
+from proxy.control.roster import Counted, Roster
 from proxy.control.stats import report, worker_totals
 from proxy.control.store import FlagStore
 
@@ -63,12 +63,12 @@ class Reporting:
 
     def machine(self) -> dict[str, Any]:
         """What all workers of this machine have counted, for another machine."""
-        if self.roster is None:
-            counters, records, restarts = self.counters, [self._record()], 0
-        else:
+        counted = Counted(self.counters, [self._record()], 0)
+        if self.roster is not None:
             self.publish()
-            counted = self.roster.read()
-            counters, records, restarts = counted.total, counted.workers, counted.restarts
+            if not self._is_silent:
+                counted = self.roster.read()
+        counters, records, restarts = counted.total, counted.workers, counted.restarts
         now = time.monotonic()
         by_algorithm: dict[str, int] = {}
         for record in records:

@@ -55,7 +55,7 @@ class Roster:
         try:
             runs.mkdir(parents=True, exist_ok=True)
             for old in runs.glob(_RUN + "*"):
-                if not _is_alive(old.name.removeprefix(_RUN)):
+                if not is_alive(old.name.removeprefix(_RUN)):
                     shutil.rmtree(old, ignore_errors=True)
             folder = runs / f"{_RUN}{os.getpid()}"
             shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +76,8 @@ class Roster:
 
     def drain(self) -> None:
         """The whole run is to end: every worker sees it at its next look."""
-        (self.folder / _DRAINING).touch()
+        with _told("the workers are not told that all stop"):
+            (self.folder / _DRAINING).touch()
 
     def publish(self, pid: int, record: dict[str, Any]) -> None:
         """What a worker has counted by now."""
@@ -84,7 +85,7 @@ class Roster:
 
     def retire(self, pid: int, *, died: bool = False) -> None:
         """A worker is gone: what it had published last stays in the totals."""
-        with self._locked(fcntl.LOCK_EX):
+        with _told("what a worker has counted is lost"), self._locked(fcntl.LOCK_EX):
             path = self.folder / f"{pid}.json"
             record, retired = _read(path), _read(self.folder / _RETIRED) or {}
             counters = _counters(retired)
@@ -106,7 +107,7 @@ class Roster:
                 if record is None:
                     continue
                 total.add(_counters(record))
-                if _is_alive(path.stem):
+                if is_alive(path.stem):
                     workers.append({"pid": int(path.stem), **record})
         return Counted(total, workers, retired.get("restarts", 0))
 
@@ -122,15 +123,24 @@ class Roster:
 
     def _write(self, path: Path, record: dict[str, Any]) -> None:
         temporary = f"{path}.new"
-        with open(temporary, "wb", 0) as file:
+        with open(temporary, "wb") as file:
             file.write(json.dumps(record).encode())
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """A full disk costs figures, and is told of; it does not end those who serve."""
+    try:
+        yield
+    except OSError as error:
+        log.error(what, error=str(error))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a disk that failed may leave half of one
         return None
     return record
 
@@ -139,7 +149,8 @@ def _counters(record: dict[str, Any] | None) -> Counters:
     return Counters.from_record(record["counters"]) if record else Counters()
 
 
-def _is_alive(pid: str) -> bool:
+def is_alive(pid: str) -> bool:
+    """Whether there is such a process."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):

@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from proxy.control.roster import is_alive
+
 log = structlog.get_logger(__name__)
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]]
@@ -32,10 +34,11 @@ class Siblings:
         self._answer = answer
         self._own = f"{os.getpid()}{_SUFFIX}"
         self._server: asyncio.Server | None = None
-        self._door = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._door = -1
 
     async def start(self) -> None:
         """Be there for questions. Raises OSError."""
+        self._door = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         with contextlib.suppress(FileNotFoundError):
             (self._folder / self._own).unlink()
         self._server = await asyncio.start_unix_server(
@@ -48,7 +51,8 @@ class Siblings:
             self._server.close()
         with contextlib.suppress(FileNotFoundError):
             (self._folder / self._own).unlink()
-        os.close(self._door)
+        if self._door >= 0:
+            os.close(self._door)
 
     async def ask(self, question: dict[str, Any], within: float = 2.0) -> list[dict[str, Any]]:
         """The answers of all other workers that come in so many seconds."""
@@ -70,9 +74,10 @@ class Siblings:
                     return found
                 finally:
                     writer.close()
-        except ConnectionRefusedError:  # it has been killed
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder / name).unlink()
+        except ConnectionRefusedError:
+            if not is_alive(name.removesuffix(_SUFFIX)):  # else it has just begun to listen
+                with contextlib.suppress(FileNotFoundError):
+                    (self._folder / name).unlink()
         except (OSError, TimeoutError, ValueError) as error:
             log.warning("a worker does not answer", worker=name, error=str(error) or "too late")
         return None

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from proxy.control.flags import Flags, LiveFlags, Revision
+from proxy.control.flags import Flags, LiveFlags, Revision, differences
 from proxy.errors import FlagsError, StoreError
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,9 @@ class FlagStore(Protocol):
     """Why what is stored is not in force, or None."""
     is_connected: bool
     """Whether it can be asked."""
+    tells: bool
+    """Whether changes that were not made by a proxy are told of in the log here, rather than by
+    another worker. Who makes one always tells."""
 
     async def start(self) -> None:
         """Put in force what is stored, or store the first flags where nothing is. It is no error
@@ -61,7 +64,11 @@ class FlagStore(Protocol):
         ...
 
 
-def tell_change(changes: Mapping[str, tuple[Any, Any]], revision: Revision) -> None:
+COMMAND_LINE = "command line"
+"""Who makes changes at the store itself, and has no log."""
+
+
+def tell_change(changes: Mapping[str, tuple[Any, Any]], revision: Revision, by: str) -> None:
     """What an operator reads of a change in the log: a line for each flag."""
     for name, (before, after) in changes.items():
         log.info(
@@ -69,9 +76,18 @@ def tell_change(changes: Mapping[str, tuple[Any, Any]], revision: Revision) -> N
             flag=name,
             before=before,
             after=after,
-            by=revision.by or "hand",
+            by=by,
             revision=revision.number,
         )
+
+
+def tell_untold(changes: Mapping[str, tuple[Any, Any]], revision: Revision, before: int) -> None:
+    """The same of a change that was seen, if nobody who makes such tells of it: the command line,
+    or somebody's hand, which leaves the number that was `before`."""
+    if revision.by == COMMAND_LINE and revision.number != before:
+        tell_change(changes, revision, COMMAND_LINE)
+    elif revision.by is None or revision.number == before:
+        tell_change(changes, revision, "hand")
 
 
 class FileStore:
@@ -84,10 +100,10 @@ class FileStore:
     kind = "file"
 
     def __init__(self, path: Path, first: Flags, *, tells: bool = True) -> None:
-        """`tells`: whether changes are told of in the log here, rather than by another worker."""
+        """`tells`: see `FlagStore`."""
         self._path = path
         self._first = first
-        self._tells = tells
+        self.tells = tells
         self.is_connected = True
         self._seen: bytes | None = None
         self.live = LiveFlags(first)
@@ -111,7 +127,9 @@ class FileStore:
     async def start(self) -> None:
         """See `FlagStore`."""
         self.create()
+        tells, self.tells = self.tells, False  # what was so before is no change
         self.refresh()
+        self.tells = tells
 
     def read(self) -> Revision:
         """What is in the file. Raises FlagsError where it is missing or broken."""
@@ -152,6 +170,7 @@ class FileStore:
                 self._write(after)
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
+        tell_change(differences(before.flags, after.flags), after, by)
         return after
 
     def refresh(self) -> None:
@@ -172,9 +191,10 @@ class FileStore:
         else:
             self.is_connected = True
             self.error = None
+            before = self.live.revision
             changes = self.live.take(revision)
-            if self._tells:
-                tell_change(changes, revision)
+            if self.tells:
+                tell_untold(changes, revision, before)
 
     async def watch(self) -> None:
         """Look at the file for ever."""
@@ -212,16 +232,20 @@ class FileStore:
             os.close(lock)
 
     def _write(self, revision: Revision) -> None:
-        """Replace the file: a reader sees the old content or the new. Raises OSError."""
-        path = self._path.resolve()  # where it is a link, the link stays
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".flags-")
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(revision.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        """Raises OSError."""
+        replace_file(self._path.resolve(), revision.to_json())  # where it is a link, the link stays
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file: a reader sees the old content or the new. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise

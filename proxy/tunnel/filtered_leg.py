@@ -8,6 +8,7 @@ from time import perf_counter
 
 import structlog
 
+from proxy.audio.counters import Tally
 from proxy.tunnel.encoder import Encoder, Result
 from proxy.tunnel.leg import OPEN, READ, BackendLeg, State, now
 from proxy.websocket.audio_filter import AudioFilter
@@ -63,9 +64,10 @@ class FilteredLeg(BackendLeg):
         self._waits_since: float | None = 0.0  # for our first audio; None: it has been sent
 
     @property
-    def filter(self) -> AudioFilter:
-        """What its bytes go through."""
-        return self._filter
+    def tally(self) -> Tally:
+        """What was sent on this connection by now."""
+        self._filter.account()
+        return self._filter.tally
 
     @property
     def sent_at(self) -> float:
@@ -158,7 +160,7 @@ class FilteredLeg(BackendLeg):
         began = self._waits_since
         if not began and self._filter.has_audio:
             began = self._waits_since = self._read_at
-        if began and self._filter.tally.chunks:
+        if began and self._filter.tally.chunks and self._sent_at >= began:
             self._filter.tally.total.first_audio_seconds.add(self._sent_at - began)
             self._waits_since = None
 

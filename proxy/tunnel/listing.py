@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 import socket
 import struct
 import time
@@ -18,11 +16,10 @@ from proxy.tunnel.filtered_leg import FilteredLeg
 from proxy.tunnel.registry import Tunnels
 from proxy.tunnel.tunnel import Tunnel
 
-MOST = 1000
-"""Rows of a page."""
-_FARTHEST = 1_000_000
-_IN_A_ROW = 100
-"""Rows that are made before others get their turn: 1 ms."""
+MOST = 500
+"""Rows of a page: as JSON, 7 ms of the event loop."""
+_FARTHEST = 20_000
+"""Rows before it: of each a worker tells some 40 bytes."""
 SORTS = (
     *("since", "path", "address", "algorithm", "format", "chunks", "compressed"),
     *("original_bytes", "wire_bytes", "saved_bytes", "last_chunk", "backlog_bytes", "rtt_ms"),
@@ -84,46 +81,38 @@ class Selection:
                 return False
         return True
 
-    def order(self, value: Any) -> tuple[float, str]:
-        """What rows are sorted by. Those that have no such value are last, either way."""
+    def order(self, value: Any) -> list[Any]:
+        """What tunnels are sorted by. Those that have no such value are last, either way."""
         if value is None:
-            return (-math.inf if self.descending else math.inf, "")
-        return (0.0, value) if isinstance(value, str) else (value, "")
+            return [0 if self.descending else 1, 0, ""]
+        known = 1 if self.descending else 0
+        return [known, 0, value] if isinstance(value, str) else [known, value, ""]
 
 
 _OF_ROWS = ("opted_in", "enabled", "algorithm", "format", "path")
 
 
-async def page(tunnels: Tunnels, worker: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
-    """The rows that may be on the page, of the tunnels of one worker; `worker` is what all rows
-    say of it."""
+async def index(tunnels: Tunnels, selection: Selection) -> dict[str, Any]:
+    """How many tunnels of a worker are asked for (`total`), and which may be on the page or before
+    it (`first`): what they are sorted by, and their id."""
     value_of = _COLUMNS[selection.sort]
     found = [
-        (selection.order(value_of(tunnel)), tunnels.id_of(tunnel))
+        [selection.order(value_of(tunnel)), tunnels.id_of(tunnel)]
         async for tunnel in tunnels.each()
         if selection.takes(tunnel)
     ]
+    return {"total": len(found), "first": _first(found, selection)}
+
+
+def merge(indexes: Sequence[Mapping[str, Any]], selection: Selection) -> tuple[int, list[str]]:
+    """Of several workers: how many there are, and the ids of the page."""
+    found = _first([each for index in indexes for each in index["first"]], selection)
+    return sum(index["total"] for index in indexes), [name for _, name in found[selection.offset :]]
+
+
+def _first(found: list[list[Any]], selection: Selection) -> list[list[Any]]:
     first = nlargest if selection.descending else nsmallest
-    rows = []
-    for _, name in first(selection.offset + selection.limit, found):
-        open_still = tunnels.find(name)
-        if open_still is not None:
-            rows.append({"id": name, **row_of(open_still), **worker})
-        if not len(rows) % _IN_A_ROW:
-            await asyncio.sleep(0)
-    return {"total": len(found), "connections": rows}
-
-
-def merge(pages: Sequence[Mapping[str, Any]], selection: Selection) -> dict[str, Any]:
-    """One page of those of several workers."""
-    rows = [row for page in pages for row in page["connections"]]
-    rows.sort(key=lambda row: selection.order(row[selection.sort]), reverse=selection.descending)
-    return {
-        "total": sum(page["total"] for page in pages),
-        "offset": selection.offset,
-        "limit": selection.limit,
-        "connections": rows[selection.offset :][: selection.limit],
-    }
+    return first(selection.offset + selection.limit, found)
 
 
 def row_of(tunnel: Tunnel) -> dict[str, Any]:
@@ -164,7 +153,7 @@ def _rtt_ms(tunnel: Tunnel) -> float | None:
         return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    except OSError:  # closed
+    except (OSError, ValueError):  # closed; uvloop's has no descriptor then
         return None
     if len(info) < _TCP_INFO.size:
         return None

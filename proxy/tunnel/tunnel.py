@@ -96,16 +96,18 @@ class Tunnel:
     @property
     def tally(self) -> Tally | None:
         """What it has counted, where it opted in."""
-        return self.backend.filter.tally if isinstance(self.backend, FilteredLeg) else None
+        return self.backend.tally if isinstance(self.backend, FilteredLeg) else None
 
     @property
     def ending(self) -> tuple[int, str]:
         """With which close code it has ended, and by whom: client, backend or proxy."""
         client, backend = self.client, self.backend
         by_client, by_backend = client.close_code, backend.close_code
-        if self._ended_with is not None:
-            return self._ended_with, "proxy"
+        if self._ended_with == GOING_AWAY:
+            return GOING_AWAY, "proxy"
         if by_client is None and by_backend is None:
+            if self._ended_with is not None:
+                return self._ended_with, "proxy"
             return ABNORMAL, "client" if client.ended_at < backend.ended_at else "backend"
         # Who answers a close frame has the last word.
         is_client = by_backend is None or (by_client is not None and client.heard < backend.heard)

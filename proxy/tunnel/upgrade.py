@@ -73,8 +73,9 @@ class Upgrades:
             except TimeoutError as error:
                 raise BackendTimeoutError("the backend did not answer in time") from error
             if isinstance(response, h11.Response):
+                sent = await relay_response(request, response, exchange, self.stall_timeout)
                 count(self.counters.handshakes, "declined")
-                return await relay_response(request, response, exchange, self.stall_timeout)
+                return sent
             check_switch(response.headers, _key_of(request), opted_in=bool(algorithms))
             await flush(request, self.stall_timeout)
             self._open(request, hop, exchange, switch_head(*response, algorithms), algorithms)

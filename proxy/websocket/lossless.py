@@ -145,6 +145,7 @@ class Lossless:
         except CodecError as error:
             self.failed(steady.trial, error, steady.cell)
         else:
+            chunk.data = b""  # a silent connection keeps no frame
             head = build_pair_head(steady.trial.name, size, encoded)
             wire = len(head) + len(encoded.data)
             if not pays(step, wire, policy):
@@ -155,6 +156,7 @@ class Lossless:
                 tally.total.shadow_saved_bytes += step - wire
             else:
                 tally.compressed += 1
+                tally.algorithm = steady.trial.name
                 steady.cell.add(1, size, len(encoded.data))
                 tally.sent(step, wire)
                 return [head, encoded.data]

@@ -37,6 +37,8 @@ class FrameWalker:
         if at >= end:
             self._left = at - end
             return
+        if self.closed:
+            return
         if self._head:
             data = self._head + data[:end]
             end = len(data)

@@ -109,10 +109,11 @@ async def test_one_who_was_slower_is_told_who_was_faster(where: str, tmp_path: P
         wrong = await audio_proxy(*set_level, "level=9", "--if-revision", "1")
         seen = await audio_proxy("flags", "get", *place)
         again = await audio_proxy(*set_level, "level=3", "--if-revision", "1")
-    assert first == seen == done(1, FIRST.replace("level=1", "level=2"))
-    late.refused("revision 1 and not at 0", "by command line")
+    by = "command line by admin port" if where == "admin" else "command line"
+    assert first == seen == done(1, FIRST.replace("level=1", "level=2"), by)
+    late.refused("revision 1 and not at 0", f"by {by}")
     wrong.refused("level")
-    assert again == done(2, FIRST.replace("level=1", "level=3"))
+    assert again == done(2, FIRST.replace("level=1", "level=3"), by)
 
 
 # At Redis.
@@ -191,15 +192,15 @@ async def test_a_running_proxy_shows_and_changes_its_flags(tmp_path: Path) -> No
             none = await audio_proxy("flags", "get", *via)
             flags = await ask(process.admin, "/flags", headers={"Authorization": "Bearer t0ken"})
     assert Ended(0, shown.output.replace("100\n", "100.0\n"), shown.problems) == done(0, by=None)
-    assert (changed.status, changed.problems) == (0, "revision 1, by command line\n")
+    assert (changed.status, changed.problems) == (0, "revision 1, by command line by admin port\n")
     assert {"enabled=false", "algorithms=flac,gzip", "min_gain=0.1", rules} <= set(
         changed.output.split()
     )
     wrong.refused("colour")
     none.refused("admin_token")
-    assert (flags["enabled"], flags["changed_by"]) == (False, "command line")
+    assert (flags["enabled"], flags["changed_by"]) == (False, "command line by admin port")
     (line,) = [line for line in process.log if "flag=enabled" in line]
-    assert "by='command line'" in line
+    assert "by='command line by admin port'" in line
 
 
 async def test_there_may_be_no_running_proxy() -> None:

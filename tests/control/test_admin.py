@@ -341,6 +341,7 @@ async def test_a_method_that_is_not_offered(method: str, path: str, proxy: Proxy
     "path",
     [
         *("/flag", "/flags/", "/stats/x", "/healthz%2F", "//stats", "/static/", "/static/x.js"),
+        *("/static/" + "x" * 300 + ".js", "/static/" + "/".join("x" * 100) + ".js"),
         *("/static/../admin.py", "/static/..%2Fadmin.py", "/static/%2e%2e/admin.py"),
     ],
 )
@@ -429,6 +430,7 @@ FOREIGN = {
     "another name": ({"Host": "elsewhere.example"}, 421, "admin_hosts"),
     "a name like ours": ({"Host": "localhost.example"}, 421, "admin_hosts"),
     "no name": ({"Host": ""}, 421, "admin_hosts"),
+    "a name with ours behind it": ({"Host": "elsewhere.example@localhost"}, 421, "admin_hosts"),
 }
 CHANGES = (
     ("PATCH", "/flags", b'{"enabled": false}'),

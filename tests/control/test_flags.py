@@ -90,6 +90,7 @@ def test_values_from_the_command_line_and_from_json(name: str, text: Any, value:
         ("min_size", "-1"),
         ("min_size", "1.5"),
         ("min_size", "1k"),
+        ("min_size", 10**310),
         ("min_size", None),
         ("min_gain", -0.01),
         ("min_gain", 1),
@@ -217,7 +218,7 @@ def test_a_connection_gets_the_same_object_while_nothing_changes() -> None:
     st.builds(
         Flags,
         enabled=st.booleans(),
-        min_size=st.integers(0, 1 << 40),
+        min_size=st.integers(0, 1 << 31),
         min_gain=st.floats(0, 1, exclude_max=True),
         level=st.integers(0, 3),
         rollout_percent=st.floats(0, 100),
@@ -252,6 +253,7 @@ def test_of_two_at_once_the_second_is_told() -> None:
     with pytest.raises(ConflictError, match=r"by command line .* revision 5 and not at 4"):
         first.changed({"level": 3}, "dashboard", 4)
     assert first.changed({"level": 3}, "dashboard", None).number == 6
+    assert first.changed({"level": 2}, "dashboard", 5) is first, "nothing has changed"
 
 
 @pytest.mark.parametrize(

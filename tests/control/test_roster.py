@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.audio.counters import Counters
 from proxy.control.roster import Roster
@@ -84,3 +85,15 @@ def test_a_folder_that_cannot_be_written_is_replaced(
     assert roster.read().total.wire_bytes == 10
     assert "statistics are kept elsewhere" in capsys.readouterr().out
     roster.close()
+
+
+def test_a_disk_that_fails_ends_nobody(tmp_path: Path) -> None:
+    roster = Roster.open(tmp_path)
+    roster.publish(os.getpid(), record(2, 1000))
+    (roster.folder / f"{os.getpid()}.json").write_text('{"counters": {"enc')
+    assert roster.read().total == Counters(), "half a record is none"
+    roster.close()
+    with capture_logs() as logs:
+        roster.retire(os.getpid())
+        roster.drain()
+    assert len(logs) == 2

@@ -13,8 +13,19 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.audio.counters import Counters
+from proxy.config import Settings, load
 from proxy.control import siblings as module
+from proxy.control.flags import Flags
+from proxy.control.reporting import Reporting
+from proxy.control.roster import Roster
 from proxy.control.siblings import Answer, Siblings
+from proxy.control.store import FileStore
+from proxy.fleet import Fleet
+from proxy.tunnel.registry import Tunnels
+
+GONE = "99999999.sock"
+"""Of a process that there cannot be."""
 
 
 @asynccontextmanager
@@ -80,7 +91,7 @@ async def test_who_has_nothing_to_say_fails_or_is_dead_costs_the_others_nothing(
     async def dead() -> None:
         """A worker that was killed leaves its socket behind."""
         server = await asyncio.start_unix_server(lambda *_: None, tmp_path / "9.sock")
-        os.rename(tmp_path / "9.sock", tmp_path / "8.sock")
+        os.rename(tmp_path / "9.sock", tmp_path / GONE)
         server.close()
 
     await dead()
@@ -94,7 +105,7 @@ async def test_who_has_nothing_to_say_fails_or_is_dead_costs_the_others_nothing(
             answers = await one.ask({}, 0.5)
             assert [answer["of"] for answer in answers] == ["four"]
     assert [line["worker"] for line in logs] == ["3.sock"]
-    assert not (tmp_path / "8.sock").exists()
+    assert not (tmp_path / GONE).exists()
 
 
 async def test_what_is_no_question_is_not_answered(
@@ -107,3 +118,32 @@ async def test_what_is_no_question_is_not_answered(
             writer.write_eof()
             assert await reader.read() == b""
             writer.close()
+
+
+async def test_a_folder_that_takes_no_sockets_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_sockets(*_: Any, **__: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(asyncio, "start_unix_server", no_sockets)
+    roster = Roster.open(tmp_path)
+    settings = load(Settings, {"backend": "http://127.0.0.1:9", "state_dir": tmp_path})
+    tunnels = Tunnels(1, 1, Counters())
+    reporting = Reporting(
+        Counters(),
+        FileStore(tmp_path / "flags.json", Flags()),
+        lambda: {"tunnels": 0, "connections": 0, "open": {}, "backlog_bytes": 0, "draining": False},
+        0,
+        0.0,
+        roster,
+        "a",
+        "1",
+    )
+    reporting.publish()
+    with capture_logs() as logs:
+        async with contextlib.AsyncExitStack() as stack:
+            fleet = Fleet(settings, tunnels, reporting)
+            await fleet.start(stack)
+            assert (await fleet.connections({}))["connections"] == []
+    assert [line["event"] for line in logs] == ["connections of other workers are not shown"]

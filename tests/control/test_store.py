@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.control.flags import Flags
 from proxy.control.store import FileStore
@@ -284,3 +286,44 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     FileStore(link, Flags()).set({"level": 2})
     assert link.is_symlink()
     assert FileStore(kept, Flags()).read().flags.level == 2
+
+
+# What is told of in the log.
+
+
+def told(logs: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    names = ("flag", "before", "after", "by")
+    return [tuple(line[name] for name in names) for line in logs if line["event"] == "flag changed"]
+
+
+async def test_each_change_is_told_of_once_by_who_made_it(path: Path) -> None:
+    """However quickly one follows another, and however many workers see it."""
+    with capture_logs() as logs:
+        workers = [FileStore(path, Flags(), tells=number == 0) for number in range(3)]
+        for worker in workers:
+            await worker.start()
+        await workers[2].change({"enabled": False}, "dashboard")
+        await workers[1].change({"enabled": True, "level": 3}, "admin port")
+        for worker in workers:
+            worker.refresh()
+        later = FileStore(path, Flags())  # another takes the place of the first
+        await later.start()
+    assert told(logs) == [
+        ("enabled", True, False, "dashboard"),
+        ("enabled", False, True, "admin port"),
+        ("level", 1, 3, "admin port"),
+    ]
+
+
+async def test_who_has_no_log_is_told_of_by_one_worker(path: Path) -> None:
+    workers = [FileStore(path, Flags(), tells=number == 0) for number in range(3)]
+    for worker in workers:
+        await worker.start()
+    FileStore(path, Flags(), tells=False).set({"level": 2}, "command line")
+    with capture_logs() as logs:
+        for worker in workers:
+            worker.refresh()
+        rewrite(path, workers[0].read().to_json().decode().replace('"level": 2', '"level": 0'))
+        for worker in workers:
+            worker.refresh()
+    assert told(logs) == [("level", 1, 2, "command line"), ("level", 2, 0, "hand")]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from websockets.frames import Opcode
 
 from proxy.app import App
 from tests.conftest import Proxy
-from tests.support import pcm, until
+from tests.support import pcm, speech, until
 from tests.support.raw import Peer, masked, raw_backend, raw_client, request, switch
-from tests.websocket.strategies import binary
+from tests.websocket.strategies import binary, message
 
 CLOSE = b"\x03\xe8"  # 1000
 CHUNKS = b"".join(binary(pcm()[at : at + 4096]).wire for at in range(40_000, 80_000, 4096))
@@ -194,3 +196,96 @@ async def test_handshakes_are_counted_by_what_came_of_them(proxy: Proxy) -> None
                 await client.head()
         await until(lambda: sum(app.counters.handshakes.values()) == len(targets))
         assert app.counters.handshakes == dict.fromkeys(targets.values(), 1)
+
+
+async def test_who_leaves_before_the_answer_is_counted(proxy: Proxy) -> None:
+    asked = asyncio.Event()
+
+    async def silent(peer: Peer) -> None:
+        await peer.head()
+        asked.set()
+        await peer.ended()
+
+    async with raw_backend(silent) as port, proxy(port) as app:
+        async with raw_client(app.listen) as client:
+            await client.send(request())
+            await asked.wait()
+        await until(lambda: app.counters.handshakes == {"client_gone": 1})
+
+
+@pytest.mark.parametrize("how", ["reset", "abort", "goodbye"])
+async def test_what_passed_is_counted_however_it_ends(how: str, proxy: Proxy) -> None:
+    """Chunks pass unasked while compression is off, and are counted later."""
+    sent = len(CHUNKS) // (4 + 4096)
+
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()) + CHUNKS)
+        await peer.ended()
+
+    with capture_logs() as logs:
+        async with raw_backend(serve) as port, proxy(port, drain_timeout=0.01) as app:
+            app.store.set({"enabled": False})
+            async with raw_client(app.listen) as client:
+                await client.send(request(b"/?audio_compression=gzip"))
+                await client.head()
+                await client.read(len(CHUNKS))
+                (tunnel,) = [each async for each in app.tunnels.each()]
+                if how == "reset":
+                    client.reset()
+                elif how == "abort":
+                    tunnel.abort()
+                else:
+                    await app.drain()
+            await until(lambda: len(app.tunnels) == 0)
+            assert app.counters.passed == {"disabled": sent}
+    (line,) = [line for line in logs if line["event"] == "tunnel ended"]
+    assert line["chunks"] == sent
+
+
+async def test_who_had_closed_is_not_ended_by_our_abort(proxy: Proxy) -> None:
+    """Both have said goodbye, and one keeps its socket."""
+
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()))
+        await peer.read(8)
+        await peer.send(close(1000))
+        await peer.ended()
+
+    with capture_logs() as logs:
+        async with raw_backend(serve) as port, proxy(port) as app, raw_client(app.listen) as client:
+            await client.send(request())
+            await client.head()
+            await client.send(masked(8, CLOSE))
+            await client.read(4)
+            for tunnel in [each async for each in app.tunnels.each()]:
+                tunnel.abort()
+            await until(lambda: len(app.tunnels) == 0)
+    (line,) = [line for line in logs if line["event"] == "tunnel ended"]
+    assert (line["code"], line["by"]) == (1000, "client")
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "opus"])
+async def test_the_first_audio_takes_the_time_that_it_takes(algorithm: str, proxy: Proxy) -> None:
+    """Once for each that opted in; a text before it, and a chunk too short for a packet of Opus."""
+    wav = speech("speech-22050-s16.wav")
+    go_on: asyncio.Queue[None] = asyncio.Queue()
+
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()) + message(Opcode.TEXT, b"hello").wire)
+        for part in (binary(wav[:800]).wire, binary(wav[800:20_000]).wire + close(1000)):
+            await go_on.get()
+            await peer.send(part)
+
+    async with raw_backend(serve) as port, proxy(port) as app, raw_client(app.listen) as client:
+        began = time.perf_counter()
+        await client.send(request(b"/?audio_compression=%b" % algorithm.encode()))
+        await client.head()
+        await client.read(7)
+        (tunnel,) = [each async for each in app.tunnels.each()]
+        go_on.put_nowait(None)
+        await until(lambda: tunnel.tally is not None and tunnel.tally.chunks == 1)
+        go_on.put_nowait(None)
+        await client.ended()
+        seconds = app.counters.first_audio_seconds
+        assert sum(seconds.counts) == 1
+        assert 0 <= seconds.sum <= time.perf_counter() - began

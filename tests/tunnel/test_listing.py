@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ import pytest
 
 from proxy.app import App
 from proxy.errors import QueryError
+from proxy.tunnel.leg import State
 from proxy.tunnel.listing import SORTS, Selection, merge
 from tests.conftest import Proxy
 from tests.control.test_admin import fetch, operator
@@ -174,8 +177,8 @@ async def test_filters_sorts_and_pages(proxy: Proxy) -> None:
     [
         ("sort=colour", "sort: 'colour' is none of since"),
         ("order=up", "order"),
-        ("limit=0", "limit: '0' is no number from 1 to 1000"),
-        ("limit=1001", "limit"),
+        ("limit=0", "limit: '0' is no number from 1 to 500"),
+        ("limit=501", "limit"),
         ("limit=1e3", "limit"),
         ("offset=-1", "offset"),
         ("offset=99999999999999999999", "offset"),
@@ -231,7 +234,13 @@ async def test_who_cannot_be_switched(proxy: Proxy) -> None:
         path = f"/connections/{row['id']}"
         status, answer = await fetch(session, path, "PATCH", json={"enabled": False})
         assert (status, "opt in" in answer["error"]) == (409, True)
-        for unknown in (path + "1", "/connections/1", "/connections/x-1-1", "/connections/-1"):
+        for unknown in (
+            path + "1",
+            path + "1" * 5000,
+            "/connections/1",
+            "/connections/x-1-1",
+            "/connections/-1",
+        ):
             status, answer = await fetch(session, unknown, "PATCH", json={"enabled": False})
             assert (status, "no such connection" in answer["error"]) == (404, True)
         for wrong in ({}, {"enabled": 1}, {"enabled": "false"}, {"enabled": True, "level": 1}):
@@ -249,13 +258,47 @@ async def test_who_has_left_is_not_shown(proxy: Proxy) -> None:
 
 def test_pages_of_several_workers_are_one() -> None:
     selection = Selection.parse({"sort": "chunks", "limit": "2", "offset": "1"})
-    pages = [
-        {"total": 9, "connections": [{"chunks": 8}, {"chunks": 3}, {"chunks": None}]},
-        {"total": 2, "connections": [{"chunks": 5}, {"chunks": 4}]},
+    indexes = [
+        {"total": 9, "first": [[selection.order(n), f"a-{n}"] for n in (8, 3, None)]},
+        {"total": 2, "first": [[selection.order(n), f"b-{n}"] for n in (5, 4)]},
     ]
-    found = merge(pages, selection)
-    assert found["total"] == 11
-    assert [row["chunks"] for row in found["connections"]] == [5, 4]
+    assert merge(indexes, selection) == (11, ["b-5", "b-4"])
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_who_is_alike_stands_on_one_page_only(order: str, proxy: Proxy) -> None:
+    async with (
+        tutor() as port,
+        proxy(port) as app,
+        operator(app) as session,
+        lessons(app, *["/same"] * 9),
+    ):
+        pages = [
+            await rows(session, f"?sort=path&order={order}&limit=2&offset={at}")
+            for at in range(0, 9, 2)
+        ]
+        assert len({row["id"] for page in pages for row in page}) == 9
+
+
+async def test_a_client_that_reset_its_connection_is_shown_too(proxy: Proxy) -> None:
+    """Its leg is gone, and the backend's is not: its socket has no descriptor any more."""
+    left = asyncio.Event()
+
+    async def lingers(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()))
+        await peer.ended()
+        await left.wait()
+
+    async with raw_backend(lingers) as port, proxy(port) as app, operator(app) as session:
+        learner = await Learner.join(app, "/?audio_compression=gzip")
+        (tunnel,) = [each async for each in app.tunnels.each()]
+        sock = learner.peer.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        learner.peer.reset()
+        await until(lambda: tunnel.client.state is State.LOST)
+        (row,) = await rows(session, "?sort=rtt_ms")
+        assert row["rtt_ms"] is None
+        left.set()
 
 
 def test_a_selection_travels() -> None:

@@ -66,3 +66,23 @@ def test_a_size_that_cannot_be_is_waited_for() -> None:
     assert not walker.is_between
     walker.feed(b"d" * 1000, 1000)
     assert not walker.is_between
+
+
+@given(st.integers(0, 65_535), st.binary(max_size=100), st.booleans(), st.binary(max_size=300))
+def test_a_close_frame_says_its_code_and_nothing_behind_it_counts(
+    code: int, reason: bytes, masked: bool, behind: bytes
+) -> None:
+    frame = Frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason).serialize(mask=masked)
+    walker = FrameWalker()
+    before = Frame(Opcode.BINARY, bytes(200)).serialize(mask=masked)
+    for read in (
+        before,
+        before,
+        frame,
+        behind,
+        Frame(Opcode.CLOSE, b"\x03\xe9").serialize(mask=False),
+    ):
+        walker.feed(read, len(read))
+    assert walker.close_code == code
+    assert walker.closed
+    assert not walker.is_between
