@@ -280,6 +280,7 @@ async def test_a_run_folder_that_is_gone_costs_figures_and_nobody_the_service(
         async with lessons(process.listen, 8) as learners:
             for learner in learners:
                 await learner.hears_more()
+            assert (await ask(process.admin, "/connections"))["connections"]
         assert (await ask(process.admin, "/stats"))["tunnels"] >= 0
         assert "cannot be shared" in log_of(process)
 

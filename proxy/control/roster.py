@@ -97,11 +97,11 @@ class Roster:
             path.unlink(missing_ok=True)
 
     def read(self) -> Counted:
-        """What was counted in all."""
-        with self._locked(fcntl.LOCK_SH):
+        """What was counted in all; nothing where the folder is gone."""
+        total, workers, retired = Counters(), list[dict[str, Any]](), dict[str, Any]()
+        with contextlib.suppress(FileNotFoundError), self._locked(fcntl.LOCK_SH):
             retired = _read(self.folder / _RETIRED) or {}
             total = _counters(retired)
-            workers = []
             for path in sorted(self.folder.glob("[0-9]*.json")):
                 record = _read(path)
                 if record is None:

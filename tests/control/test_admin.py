@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,7 @@ from proxy.control.stats import summary
 from proxy.websocket.frames import BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, build_header
 from tests.conftest import Proxy
 from tests.support import pcm
+from tests.support.process import proxy_process
 from tests.support.raw import Peer, masked, raw_backend, raw_client, request, switch
 
 PROBES = ("/healthz", "/readyz")
@@ -484,6 +486,20 @@ async def test_every_change_is_read_with_care(name: str, path: str, proxy: Proxy
         status, answer = await fetch(session, path, "PATCH", data=body[:1000])
         assert (status, "application/json" in answer["error"]) == (415, True)
         assert await fetch(session, "/flags") == (200, FIRST_FLAGS)
+
+
+@pytest.mark.parametrize("path", ["/flags", "/connections/1"])
+async def test_ten_mebibytes_are_refused_and_cost_nothing(path: str, tmp_path: Path) -> None:
+    async with proxy_process(9, tmp_path) as process:
+        before = process.memory()
+        async with aiohttp.ClientSession(f"http://{process.admin}") as session:
+            for _ in range(5):
+                body = io.BytesIO(b'{"enabled": false}'.ljust(10 << 20))
+                async with session.patch(path, data=body, headers=JSON) as response:
+                    assert response.status == 413
+                    assert "arge" in (await response.json())["error"]
+            assert (await fetch(session, "/flags")) == (200, FIRST_FLAGS)
+        assert process.memory() - before < 10 << 20
 
 
 async def test_our_own_page_may_change_things(proxy: Proxy) -> None:
