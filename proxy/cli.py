@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import structlog
 import typer
-from structlog.typing import Processor
 
 from proxy import __version__
 from proxy.commands import connections, flags
@@ -17,6 +15,7 @@ from proxy.commands.options import options_of
 from proxy.commands.status import status
 from proxy.config import Settings, load
 from proxy.errors import AudioProxyError
+from proxy.logs import configure_logs
 
 app = typer.Typer(
     help="A proxy that makes streamed speech smaller, for clients that ask for it.",
@@ -47,7 +46,7 @@ def run(**options: str | None) -> None:
 
     def read() -> Settings:
         settings = load(Settings, options)
-        _configure_logs(logging.INFO, settings.log_format)
+        configure_logs(logging.INFO, settings.log_format)
         return settings
 
     exit_status = Supervisor(read(), read).run()
@@ -118,42 +117,9 @@ def analyze(
     run_analyze(paths, options, json=as_json, plot=plot)
 
 
-def _configure_logs(least: int, log_format: Literal["text", "json"] = "text") -> None:
-    """Logs of `least` level and above go to standard error: standard output stays clean.
-
-    Warnings and errors of libraries go there too, in the same form. Tracebacks show no local
-    variables.
-    """
-    common: list[Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-    ]
-    if log_format == "json":
-        common.append(structlog.processors.format_exc_info)
-        last: Processor = structlog.processors.JSONRenderer(default=str)
-    else:
-        last = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(least),
-        processors=[*common, last],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=common,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-
-
 def main() -> None:
     """Run the command line. Errors that a user can mend are one line each, without a traceback."""
-    _configure_logs(logging.WARNING)
+    configure_logs(logging.WARNING)
     try:
         app()
     except AudioProxyError as error:

@@ -107,12 +107,15 @@ class Fleet:
         if missing := [name for name in names if name not in found]:
             for answer in await self._ask({"about": "rows", "ids": missing}):
                 found.update((row["id"], row) for row in answer["rows"])
+        rows = [found[name] for name in names if name in found]
+        # Once more, by what they show: it may have changed since they were chosen.
+        rows.sort(key=selection.order_of_row, reverse=selection.descending)
         return {
             "total": total,
             "offset": selection.offset,
             "limit": selection.limit,
             "unreachable": await self._silent(answers),
-            "connections": [found[name] for name in names if name in found],
+            "connections": rows,
         }
 
     async def switch(self, name: str, on: bool) -> Json | None:

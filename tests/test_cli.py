@@ -140,8 +140,8 @@ async def test_the_form_of_the_log_is_read_anew_at_sighup(tmp_path: Path) -> Non
 
 FAILURES = """
 import logging, sys, structlog
-from proxy.cli import _configure_logs
-_configure_logs(logging.INFO, sys.argv[1])
+from proxy.logs import configure_logs
+configure_logs(logging.INFO, sys.argv[1])
 def fail(secret):
     raise OSError("no luck")
 for log in (structlog.get_logger("ours"), logging.getLogger("asyncio")):

@@ -25,6 +25,7 @@ ALLOWED = {
     "errors": set(),
     "values": {"audio"},
     "loop": set(),
+    "logs": set(),
     "config": {"audio", "errors", "values"},
     "audio": {"errors"},
     "websocket": {"audio", "errors"},

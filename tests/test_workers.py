@@ -337,12 +337,12 @@ async def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 BROKEN = """
 import asyncio, logging, sys
 import proxy.workers as workers
-from proxy.cli import _configure_logs
+from proxy.logs import configure_logs
 from proxy.config import Settings, load
 async def fail(settings, place):
     raise OSError("no luck")
 workers.serve = fail
-_configure_logs(logging.INFO)
+configure_logs(logging.INFO)
 settings = load(Settings, dict(zip(sys.argv[1::2], sys.argv[2::2])))
 sys.exit(workers.Supervisor(settings, lambda: settings).run())
 """

@@ -22,7 +22,7 @@ START_TIMEOUT = 30.0
 STOP_TIMEOUT = 15.0
 """Seconds to end in; longer than the proxy's own `close_timeout`."""
 
-_ADDRESSES = re.compile(r"\bserving\b.*\badmin=(?P<admin>\S+).*\blisten=(?P<listen>\S+)")
+_ADDRESSES = re.compile(r"\bserving\b.*\blisten=(?P<listen>\S+).*\badmin=(?P<admin>\S+)")
 
 
 class DemoError(AudioProxyError):

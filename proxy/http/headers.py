@@ -58,13 +58,20 @@ def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     """`headers` without those that are meant for one hop, in their order and spelling."""
-    headers = list(headers)
-    dropped = _HOP_BY_HOP.union(
+    kept: RawHeaders = []
+    named: list[bytes] = []
+    for header in headers:
+        name = header[0].lower()
+        if name not in _HOP_BY_HOP:
+            kept.append(header)
+        elif name == b"connection":
+            named += tokens((header,), name)
+    dropped = {
         name
-        for name in tokens(headers, b"connection")
-        if name not in _END_TO_END and not name.startswith(_WEBSOCKET)
-    )
-    return [header for header in headers if header[0].lower() not in dropped]
+        for name in named
+        if name not in _HOP_BY_HOP and name not in _END_TO_END and not name.startswith(_WEBSOCKET)
+    }
+    return [header for header in kept if header[0].lower() not in dropped] if dropped else kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import itertools
 import os
 import struct
 import termios
+import time
 from collections.abc import Callable
 from enum import Enum
 
@@ -90,7 +91,7 @@ class Leg(asyncio.BufferedProtocol):
         self._written = 0  # bytes given to the transport or the system
         self._accepted = 0  # of these, those that the system had taken at the last check
         # Time of the last check that saw progress, or nothing to send.
-        self._progress = asyncio.get_running_loop().time()
+        self._progress = time.monotonic()
 
     def attach(self, write_buffer: int) -> None:
         """Become the transport's protocol. Its reading is paused until `start`.
@@ -235,17 +236,18 @@ class Leg(asyncio.BufferedProtocol):
         if self.state not in (State.OPEN, State.CLOSING):
             return
         self.state = State.ENDING
-        self._progress = asyncio.get_running_loop().time()
+        self._progress = time.monotonic()
         transport = self.transport
         if transport.is_closing():
             return
         if transport.can_write_eof():
+            if self._eof:
+                self._close()  # both directions are done
+                return
             try:
                 transport.write_eof()
             except OSError:  # reset, which asyncio has not noticed yet
                 transport.abort()
-            if self._eof:
-                self._close()
         else:
             # TLS has no half-close in asyncio: close when everything is written.
             transport.set_write_buffer_limits(high=1)  # so that `resume_writing` means empty
@@ -283,7 +285,8 @@ class Leg(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def overdue(self, now: float, stall_timeout: float, close_timeout: float) -> bool:
-        """Whether the other end has let a time limit pass. To be asked every now and then.
+        """Whether the other end has let a time limit pass. To be asked every now and then, `now`
+        by the monotonic clock.
 
         While bytes wait to be sent, some must be taken every `stall_timeout` seconds. Once this
         leg is ending and everything is sent, it must be closed within `close_timeout`.

@@ -88,6 +88,10 @@ class Selection:
         known = 1 if self.descending else 0
         return [known, 0, value] if isinstance(value, str) else [known, value, ""]
 
+    def order_of_row(self, row: Mapping[str, Any]) -> list[Any]:
+        """The same of a row that is shown."""
+        return [self.order(row[self.sort]), row["id"]]
+
 
 _OF_ROWS = ("opted_in", "enabled", "algorithm", "format", "path")
 

@@ -97,8 +97,9 @@ class Upgrades:
         """Put the two legs in place. Raises BackendError where the backend is gone."""
         to_backend, trailing = exchange.hand_over()
         to_client, early = take_over(request)
-        with contextlib.suppress(OSError):  # gone already, which its leg will see
-            spread_probes(to_client)
+        if hop.peer is not None:
+            with contextlib.suppress(OSError):  # gone already, which its leg will see
+                spread_probes(to_client)
         path, address = request.path[:_LONGEST_PATH], self.rules.client_of(request.raw_headers, hop)
         switch: Switch | None = None
         if algorithms:

@@ -139,6 +139,8 @@ def bench(
         json.write_text(as_json(results, plan) + "\n")
     for path in plot or ():
         save_plot(results, path)
+    if results.failed:
+        raise typer.Exit(1)
 
 
 def _run(plan: Plan) -> Results:

@@ -78,6 +78,7 @@ def as_json(results: Results, plan: Plan) -> str:
       direct way's of the same round; in `workers` with `cpu_to_one`
     - `criteria`: `point` of the issue, `name`, `measured`, `limit`, `unit`, `at_least` (else at
       most), `is_met`
+    - `rounds.failed`: what could not be measured, and why; it is nowhere else
 
     A figure that is not a number is null.
     """
@@ -180,6 +181,8 @@ def print_tables(results: Results, plan: Plan, console: Console) -> None:
         console.print(_ceiling(results.ceiling))
     if found := criteria(results):
         console.print(_criteria(found))
+    for problem in results.failed.values():
+        console.print(Text(f"Failed: {problem}", style="red"))
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -55,6 +55,16 @@ class Results:
     """A crowd, whose admin port is read all the time or not at all: `WATCHED`, `UNWATCHED`."""
     ceiling: dict[str, Ceiling] = field(default_factory=dict)
     """By mode."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Why a kind, or one mode of it, is not there: what was measured, and its problem."""
+
+    def fail(self, kind: str, problem: str) -> None:
+        """Note that a kind could not be measured to its end: rounds that are not complete cannot
+        be compared."""
+        self.failed[kind] = f"{problem} (nothing of {kind} is shown)"
+        found = getattr(self, kind)
+        if found is not None:
+            found.clear()
 
 
 def values(results: Sequence[Result], name: str) -> list[float]:

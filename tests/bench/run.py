@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.bench import crowd, measure
 from tests.bench.accounting import cores
@@ -132,7 +132,7 @@ Step = Callable[[str], None]
 async def run(plan: Plan, step: Step) -> Results:
     """Measure it all, the peers on the first core, the load, which is this process, on the last.
 
-    Raises LoadError where something is lost, RuntimeError where a peer does not start.
+    Where something is lost, or a peer does not start, the rest is measured: see `Results.failed`.
     """
     peers_core, load_core = cores()
     allowed = os.sched_getaffinity(0)
@@ -182,7 +182,10 @@ class _Run:
         }
         for kind in KINDS:
             if kind in self._plan.kinds:
-                await measured[kind](self._plan.selected(kind))
+                try:
+                    await measured[kind](self._plan.selected(kind))
+                except (LoadError, RuntimeError) as error:
+                    self._results.fail(kind, str(error))
         return self._results
 
     @contextmanager
@@ -203,15 +206,31 @@ class _Run:
     def _blocks(self, size: int) -> dict[str, Block]:
         return {name: Block.of(audio, size) for name, audio in self._audio.items()}
 
-    async def _measure(self, into: Rounds[R], what: str, mode: Mode, result: Awaitable[R]) -> None:
-        into.setdefault(mode.name, []).append(await self._told(f"{what}: {mode.name}", result))
+    async def _measure(
+        self, into: Rounds[R], what: str, mode: Mode, result: Coroutine[Any, Any, R]
+    ) -> None:
+        """Add one to its rounds. A mode that fails has no rounds from then on; the direct way,
+        which the others are compared with, may not fail: raises LoadError."""
+        what = f"{what}: {mode.name}"
+        failed = self._results.failed
+        if what in failed:
+            result.close()
+            self._step(what)
+            return
+        try:
+            into.setdefault(mode.name, []).append(await self._told(what, result))
+        except LoadError as error:
+            if mode.name == DIRECT:
+                raise
+            failed[what] = str(error)
+            del into[mode.name]
 
     async def _told(self, what: str, result: Awaitable[T]) -> T:
         self._step(what)
         try:
             return await result
         except (LoadError, TimeoutError, OSError) as error:
-            raise LoadError(f"{what}: {error or 'too late'}") from error
+            raise LoadError(f"{what}: {str(error) or 'too late'}") from error
 
     async def _bare_gzip(self, block: Block) -> Codec:
         self._step("bare gzip")
@@ -341,4 +360,8 @@ class _Run:
                     )
 
             found = crowd.ceiling(attempt, plan.ceiling, CHUNK)
-            self._results.ceiling[mode.name] = await self._told(f"ceiling: {mode.name}", found)
+            what = f"ceiling: {mode.name}"
+            try:
+                self._results.ceiling[mode.name] = await self._told(what, found)
+            except LoadError as error:
+                self._results.failed[what] = str(error)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import math
+import os
 import select
 import shutil
 import socket
@@ -25,7 +26,7 @@ from tests.bench.criteria import Criterion, criteria
 from tests.bench.crowd import Attempt
 from tests.bench.load import Block, FullError, Load, LoadError, Speaker
 from tests.bench.measure import Bulk, Codec, Crowd, Handshakes, Memory, Paced, Workers, quantile
-from tests.bench.peers import MODES, Peer
+from tests.bench.peers import MODES, Mode, Peer
 from tests.bench.report import to_nginx
 from tests.bench.results import (
     DIRECT,
@@ -506,6 +507,42 @@ class TestCommand:
     def test_what_makes_no_sense_is_refused(self, arguments: tuple[str, ...]) -> None:
         ran = CliRunner().invoke(app, arguments)
         assert ran.exit_code == 2
+
+    def test_what_fails_is_said_and_the_rest_is_kept(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        rounds: list[str] = []
+        handshakes = measure.handshakes
+
+        async def lose(*_: object) -> Paced:
+            raise LoadError("a chunk was lost")
+
+        async def lose_one(load: Load, peer: Peer, mode: Mode, count: int) -> Handshakes:
+            rounds.append(mode.name)
+            if mode.name == "nginx" and rounds.count("nginx") == 2:
+                raise TimeoutError
+            return await handshakes(load, peer, mode, count)
+
+        monkeypatch.setattr(measure, "paced", lose)
+        monkeypatch.setattr(measure, "handshakes", lose_one)
+        file = tmp_path / "all.json"
+        command = ["--quick", "--modes", f"{DIRECT},nginx,{PROXY}", "--json", str(file)]
+        command += ["--only", "paced", "--only", "handshakes", "--rounds", "3"]
+        allowed = os.sched_getaffinity(0)
+        try:
+            ran = CliRunner().invoke(app, command)
+        finally:
+            os.sched_setaffinity(0, allowed)
+        assert ran.exit_code == 1
+        problem = f"paced, {_SPEAKING} connections: {DIRECT}: a chunk was lost"
+        assert f"Failed: {problem} (nothing of paced is shown)" in ran.stdout
+        assert "Failed: handshakes: nginx: too late" in ran.stdout
+        found = json.loads(file.read_text())["rounds"]
+        assert not found["paced"]
+        assert {name: len(each) for name, each in found["handshakes"].items()} == {
+            DIRECT: 3,
+            PROXY: 3,
+        }
 
     def test_steps_are_counted(self) -> None:
         assert Plan(kinds=("memory",), memory_rounds=3).steps == 3 * len(_THROUGH)

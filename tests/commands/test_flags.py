@@ -87,7 +87,7 @@ async def test_a_flag_reaches_a_running_proxy_within_a_second(tmp_path: Path) ->
         assert ended.status == 0
         assert await ask_until(process.admin, "/flags", "enabled", seconds=1) is False
     (line,) = [line for line in process.log if "flag changed" in line]
-    for word in ("flag=enabled", "before=True", "after=False", "by='command line'", "revision=1"):
+    for word in ("flag=enabled", "before=True", "after=False", 'by="command line"', "revision=1"):
         assert word in line
 
 
@@ -200,7 +200,7 @@ async def test_a_running_proxy_shows_and_changes_its_flags(tmp_path: Path) -> No
     none.refused("admin_token")
     assert (flags["enabled"], flags["changed_by"]) == (False, "command line by admin port")
     (line,) = [line for line in process.log if "flag=enabled" in line]
-    assert "by='command line by admin port'" in line
+    assert 'by="command line by admin port"' in line
 
 
 async def test_there_may_be_no_running_proxy() -> None:

@@ -23,7 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 # on whether the answer comes before the refusal: of 12 direct runs, 3.3, 3.4 and 4.2.5 gave both.
 CONFORMANT = {"NON-STRICT": "OK"}
 
+_AGAIN = 2
+"""How often a case that differs is tried again: one has a second to end, and a machine that stands
+still for as long changes its verdict."""
+
 Verdicts = dict[str, tuple[str, str]]
+Differing = dict[str, tuple[object, object]]
 
 
 async def verdicts(url: str, cases: list[str] | None, excluded: list[str]) -> Verdicts:
@@ -42,20 +47,32 @@ async def verdicts(url: str, cases: list[str] | None, excluded: list[str]) -> Ve
 
 async def compare(
     proxy: Proxy, query: str, cases: list[str] | None, excluded: Sequence[str] = ()
-) -> tuple[Verdicts, set[str]]:
-    """The direct verdicts, and the cases that have another one through the proxy."""
+) -> tuple[Verdicts, Differing]:
+    """The direct verdicts, and, of the cases that have another one through the proxy, both."""
     async with echo_backend() as port, proxy(port) as app:
-        direct = await verdicts(f"ws://127.0.0.1:{port}/", cases, [*excluded])
-        through = await verdicts(f"ws://{app.listen}/{query}", cases, [*excluded])
-    assert direct.keys() == through.keys()
-    return direct, {case for case in direct if direct[case] != through[case]}
+
+        async def both(cases: list[str] | None) -> tuple[Verdicts, Differing]:
+            direct = await verdicts(f"ws://127.0.0.1:{port}/", cases, [*excluded])
+            through = await verdicts(f"ws://{app.listen}/{query}", cases, [*excluded])
+            assert direct.keys() == through.keys()
+            return direct, {
+                case: (verdict, through[case])
+                for case, verdict in direct.items()
+                if verdict != through[case]
+            }
+
+        direct, differing = await both(cases)
+        for _ in range(_AGAIN):
+            if differing:
+                _, differing = await both([*differing])
+    return direct, differing
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_who_did_not_opt_in(proxy: Proxy) -> None:
     direct, differing = await compare(proxy, "", CASES)
     assert list(direct.values()).count(("OK", "OK")) > 200
-    assert differing == set()
+    assert not differing
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -63,11 +80,11 @@ async def test_who_opted_in(proxy: Proxy) -> None:
     """Everything that is no pair gets the same verdict."""
     direct, differing = await compare(proxy, "?audio_compression=gzip", CASES[:8], COMPRESSED)
     assert len(direct) > 200
-    assert differing == set()
+    assert not differing
 
 
 @pytest.mark.deep
 async def test_every_case(proxy: Proxy) -> None:
     direct, differing = await compare(proxy, "", None)
     assert len(direct) > 500
-    assert differing == set()
+    assert not differing
