@@ -99,6 +99,10 @@ class Admin:
         return web.json_response({"status": "ready"})
 
     async def _post_drain(self, request: web.Request) -> web.Response:
+        # Nothing at all is said by programs alone: a form always names a type of its own.
+        says = request.body_exists or request.content_type != "application/octet-stream"
+        if says and await _read_object(request, "{}"):
+            return error(400, "POST /drain takes no fields: send nothing, or {}")
         self._sources.drain()
         return web.json_response({"status": "draining"}, status=202)
 

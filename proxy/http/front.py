@@ -14,7 +14,7 @@ from typing import Any
 
 import h11
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import LineTooLong
 
@@ -143,7 +143,7 @@ def raw_target(request: web.BaseRequest) -> bytes:
 def is_upgrade(request: web.BaseRequest) -> bool:
     """Whether the request asks to become a WebSocket. aiohttp has stopped reading behind it."""
     return (
-        request.headers.get("Upgrade", "").lower() == "websocket"
+        request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
         and b"upgrade" in tokens(request.raw_headers, b"connection")
         and request.version >= (1, 1)
         and request.method != "CONNECT"

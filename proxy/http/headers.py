@@ -48,12 +48,12 @@ _WEBSOCKET = b"sec-websocket-"
 
 def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """The comma-separated values of a header, lower-case; `name` is lower-case."""
-    return [
-        token.strip().lower()
-        for key, value in headers
-        if key.lower() == name
-        for token in value.split(b",")
-    ]
+    return listed([value for key, value in headers if key.lower() == name])
+
+
+def listed(values: Iterable[bytes]) -> list[bytes]:
+    """What lines of a header list with commas, lower-case."""
+    return [token.strip().lower() for value in values for token in value.split(b",")]
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
@@ -65,7 +65,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
         if name not in _HOP_BY_HOP:
             kept.append(header)
         elif name == b"connection":
-            named += tokens((header,), name)
+            named += listed(header[1:])
     dropped = {
         name
         for name in named
@@ -88,6 +88,8 @@ class Hop:
 
 def authority_of(request: web.BaseRequest) -> bytes | None:
     """The host that a target in absolute form names (RFC 9112 section 3.2.2)."""
+    if request.raw_path.startswith("/"):
+        return None
     target = request.raw_path.encode("utf-8", "surrogateescape")
     scheme, mark, rest = target.partition(b"://")
     if not mark or not scheme.isalnum():

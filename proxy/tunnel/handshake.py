@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from urllib.parse import unquote_to_bytes
 
 from proxy.errors import BackendError
-from proxy.http.headers import RawHeaders, tokens
+from proxy.http.headers import RawHeaders, listed
 
 RESPONSE_HEADER = b"X-Audio-Compression"
 
@@ -79,14 +79,16 @@ def accept_of(key: bytes) -> bytes:
 
 def check_switch(response: RawHeaders, key: bytes | None, *, opted_in: bool) -> None:
     """Check a 101 (RFC 6455 section 4.1). Raises BackendError where it does not hold."""
-    if tokens(response, b"upgrade") != [b"websocket"]:
+    lines: dict[bytes, list[bytes]] = {}
+    for name, value in response:
+        lines.setdefault(name.lower(), []).append(value)
+    if listed(lines.get(b"upgrade", ())) != [b"websocket"]:
         raise BackendError("the backend's 101 does not upgrade to websocket")
-    if b"upgrade" not in tokens(response, b"connection"):
+    if b"upgrade" not in listed(lines.get(b"connection", ())):
         raise BackendError("the backend's 101 lacks Connection: Upgrade")
-    accepts = [value for name, value in response if name.lower() == b"sec-websocket-accept"]
-    if key is None or accepts != [accept_of(key)]:
+    if key is None or lines.get(b"sec-websocket-accept") != [accept_of(key)]:
         raise BackendError("the backend's 101 has a wrong Sec-WebSocket-Accept")
-    if opted_in and any(name.lower() == _EXTENSIONS for name, _ in response):
+    if opted_in and _EXTENSIONS in lines:
         raise BackendError("the backend's 101 has an extension that was not offered")
 
 

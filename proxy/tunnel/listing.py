@@ -99,13 +99,15 @@ _OF_ROWS = ("opted_in", "enabled", "algorithm", "format", "path")
 async def index(tunnels: Tunnels, selection: Selection) -> dict[str, Any]:
     """How many tunnels of a worker are asked for (`total`), and which may be on the page or before
     it (`first`): what they are sorted by, and their id."""
-    value_of = _COLUMNS[selection.sort]
-    found = [
-        [selection.order(value_of(tunnel)), tunnels.id_of(tunnel)]
-        async for tunnel in tunnels.each()
-        if selection.takes(tunnel)
-    ]
-    return {"total": len(found), "first": _first(found, selection)}
+    value_of, most = _COLUMNS[selection.sort], selection.offset + selection.limit
+    total, found = 0, []
+    async for tunnel in tunnels.each():
+        if selection.takes(tunnel):
+            total += 1
+            found.append([selection.order(value_of(tunnel)), tunnels.id_of(tunnel)])
+            if len(found) >= 2 * most:  # who is not kept is let go before a collector looks at it
+                found = _first(found, selection)
+    return {"total": total, "first": _first(found, selection)}
 
 
 def merge(indexes: Sequence[Mapping[str, Any]], selection: Selection) -> tuple[int, list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import h11
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.audio.algorithms import INSTALLED
 from proxy.audio.counters import Counters, count
@@ -76,9 +76,13 @@ class Upgrades:
                 sent = await relay_response(request, response, exchange, self.stall_timeout)
                 count(self.counters.handshakes, "declined")
                 return sent
-            check_switch(response.headers, _key_of(request), opted_in=bool(algorithms))
+            named = request.headers.get(hdrs.SEC_WEBSOCKET_KEY)
+            key = named.encode("utf-8", "surrogateescape") if named is not None else None
+            check_switch(response.headers, key, opted_in=bool(algorithms))
             await flush(request, self.stall_timeout)
-            self._open(request, hop, exchange, switch_head(*response, algorithms), algorithms)
+            self._open(
+                request, hop, target, exchange, switch_head(*response, algorithms), algorithms
+            )
             exchange = None
             count(self.counters.handshakes, "opted_in" if algorithms else "switched")
         finally:
@@ -90,6 +94,7 @@ class Upgrades:
         self,
         request: web.BaseRequest,
         hop: Hop,
+        target: bytes,
         exchange: Exchange,
         head: bytes,
         algorithms: Sequence[str],
@@ -104,7 +109,7 @@ class Upgrades:
         switch: Switch | None = None
         if algorithms:
             switch = self.admit(path, identity_of(request, address, self.rollout_by))
-        shown = raw_target(request).partition(b"?")[0].decode("latin-1")  # one line, as it came
+        shown = target.partition(b"?")[0].decode("latin-1")  # one line, as it came
         tunnel = self.tunnels.enter(shown[:_LONGEST_PATH], address, algorithms, switch)
         client = WalkedLeg(to_client, tunnel.leg_lost)
         if switch is not None:
@@ -124,10 +129,3 @@ class Upgrades:
             backend.attach(self.write_buffer)
             backend.start(trailing, ended=exchange.ended)
         client.start(early)
-
-
-def _key_of(request: web.BaseRequest) -> bytes | None:
-    for name, value in request.raw_headers:
-        if name.lower() == b"sec-websocket-key":
-            return value
-    return None

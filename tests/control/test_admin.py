@@ -475,17 +475,33 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("path", ["/flags", "/connections/1"])
+@pytest.mark.parametrize(("method", "path"), [change[:2] for change in CHANGES])
 @pytest.mark.parametrize("name", BODIES)
-async def test_every_change_is_read_with_care(name: str, path: str, proxy: Proxy) -> None:
+async def test_every_change_is_read_with_care(
+    name: str, method: str, path: str, proxy: Proxy
+) -> None:
     body, expected, says = BODIES[name]
     async with proxy(9) as app, operator(app) as session:
-        async with session.patch(path, data=io.BytesIO(body), headers=JSON) as response:
+        async with session.request(method, path, data=io.BytesIO(body), headers=JSON) as response:
             assert response.status == expected
-            assert re.search(says, (await response.json())["error"])
-        status, answer = await fetch(session, path, "PATCH", data=body[:1000])
-        assert (status, "application/json" in answer["error"]) == (415, True)
+            assert re.search(says, (await response.json())["error"]) or path == "/drain"
+        for data in (body[:1000], b""):
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            status, answer = await fetch(session, path, method, data=data, headers=headers)
+            assert (status, "application/json" in answer["error"]) == (415, True)
         assert await fetch(session, "/flags") == (200, FIRST_FLAGS)
+        assert not app.stop.is_set()
+
+
+@pytest.mark.parametrize("headers", [{}, JSON])
+async def test_a_drain_may_say_nothing_or_an_empty_object(
+    headers: dict[str, str], proxy: Proxy
+) -> None:
+    async with proxy(9) as app, operator(app) as session:
+        data = b"{}" if headers else None
+        async with session.post("/drain", data=data, headers=headers) as response:
+            assert (response.status, await response.json()) == (202, {"status": "draining"})
+        assert app.stop.is_set()
 
 
 @pytest.mark.parametrize("path", ["/flags", "/connections/1"])
