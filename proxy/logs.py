@@ -23,7 +23,7 @@ def configure_logs(least: int, log_format: Literal["text", "json"] = "text") -> 
     """
     common: list[Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.MaybeTimeStamper(fmt="iso"),
+        structlog.processors.TimeStamper(fmt="iso"),
     ]
     last: Processor
     if log_format == "text" and sys.stderr.isatty():

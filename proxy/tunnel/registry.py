@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 
 import structlog
 
-from proxy.audio.counters import Counters, Tally, count
+from proxy.audio.counters import Counters, count
 from proxy.tunnel.tunnel import Switch, Tunnel
 
 log = structlog.get_logger(__name__)
@@ -23,9 +22,6 @@ DRAIN_INTERVAL = 0.1
 _IN_A_ROW = 64
 """Tunnels that are looked at before others get their turn: a look takes 2 to 7 µs, which made
 stalls of 20 to 50 ms of 8,000."""
-_TELL_AFTER = 0.1
-"""Seconds in which tunnels that end are told of together: a line costs 20 us by itself, and three
-times that where it is written in the midst of other work."""
 _DIGITS = 15
 """Of a tunnel's number, at most."""
 _STANDARD_CODES = range(1000, 1016)
@@ -44,8 +40,7 @@ class Tunnels:
         self._place = place
         self._open: dict[int, Tunnel] = {}
         self._entered = 0
-        self._ended: list[tuple[float, Tunnel, Tally | None]] = []
-        """Those that the log has not told of yet, and when they ended."""
+        self._log = log.bind()  # put together once, not for each line
         self._none_left = asyncio.Event()
         self._none_left.set()
         self.by_algorithm: dict[str, int] = {}
@@ -91,31 +86,20 @@ class Tunnels:
         counters.pauses += tunnel.take_pauses()
         count(counters.closed_by, by)
         count(counters.close_codes, _label(code))
-        if not self._ended:
-            asyncio.get_running_loop().call_later(_TELL_AFTER, self._tell)
-        self._ended.append((time.time(), tunnel, tunnel.tally))
-
-    def _tell(self) -> None:
-        """Tell the log of some that have ended."""
-        ended, self._ended = self._ended[:_IN_A_ROW], self._ended[_IN_A_ROW:]
-        if self._ended:
-            asyncio.get_running_loop().call_soon(self._tell)
-        line = log.bind()  # put together once, not for each
-        for at, tunnel, tally in ended:
-            code, by = tunnel.ending
-            line.info(
-                "tunnel ended",
-                timestamp=datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z"),
-                id=self.id_of(tunnel),
-                path=tunnel.path,
-                seconds=round(at - tunnel.since, 3),
-                algorithms=",".join(tunnel.algorithms) or "none",
-                **({"chunks": tally.chunks, "compressed": tally.compressed} if tally else {}),
-                bytes_in=tunnel.backend.written,
-                bytes_out=tunnel.client.written,
-                code=code,
-                by=by,
-            )
+        tally = tunnel.tally
+        about = {} if tally is None else {"chunks": tally.chunks, "compressed": tally.compressed}
+        self._log.info(
+            "tunnel ended",
+            id=self.id_of(tunnel),
+            path=tunnel.path,
+            seconds=round(time.time() - tunnel.since, 3),
+            algorithms=",".join(tunnel.algorithms) or "none",
+            **about,
+            bytes_in=tunnel.backend.written,
+            bytes_out=tunnel.client.written,
+            code=code,
+            by=by,
+        )
 
     async def each(self) -> AsyncIterator[Tunnel]:
         """All that are open now, and still are when it is their turn."""
@@ -187,8 +171,6 @@ class Tunnels:
             for tunnel in list(self._open.values()):
                 tunnel.abort()
             await self._none_left.wait()
-        while self._ended:
-            self._tell()
 
 
 def _label(code: int) -> str:

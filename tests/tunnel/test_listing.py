@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import pytest
 
 from proxy.app import App
+from proxy.audio.counters import Counters
 from proxy.errors import QueryError
 from proxy.tunnel.leg import State
-from proxy.tunnel.listing import SORTS, Selection, merge
+from proxy.tunnel.listing import _COLUMNS, SORTS, Selection, index, merge
+from proxy.tunnel.registry import Tunnels
+from proxy.tunnel.tunnel import Tunnel
 from tests.conftest import Proxy
 from tests.control.test_admin import fetch, operator
 from tests.support import pcm, until
@@ -170,6 +174,58 @@ async def test_filters_sorts_and_pages(proxy: Proxy) -> None:
         _, answer = await fetch(session, "/connections?limit=3&offset=7")
         assert (answer["total"], answer["offset"], answer["limit"]) == (8, 7, 3)
         assert len(answer["connections"]) == 1
+
+
+async def test_a_page_is_in_the_order_of_what_it_shows(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round-trip time may change between the choice of a page's rows and their reading."""
+    asked: set[int] = set()
+
+    def rtt_ms(tunnel: Tunnel) -> float:
+        is_first = tunnel.number not in asked
+        asked.add(tunnel.number)
+        return float(tunnel.number if is_first else -tunnel.number)
+
+    monkeypatch.setitem(_COLUMNS, "rtt_ms", rtt_ms)
+    async with (
+        tutor() as port,
+        proxy(port) as app,
+        operator(app) as session,
+        lessons(app, "/1", "/2", "/3"),
+    ):
+        found = await rows(session, "?sort=rtt_ms&order=asc")
+        assert [row["rtt_ms"] for row in found] == [-3, -2, -1]
+
+
+class _Name(str):
+    """An id that can be watched."""
+
+
+async def test_of_many_only_those_are_kept_that_may_be_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is kept while the others are looked at is work for the collector: with 5,000 it stopped
+    the worker, each second."""
+    alive: weakref.WeakSet[_Name] = weakref.WeakSet()
+    most = 0
+    tunnels = Tunnels(60, 5, Counters())
+
+    def id_of(self: Tunnels, tunnel: Tunnel) -> str:
+        nonlocal most
+        name = _Name(f"{tunnel.number:04}")
+        alive.add(name)
+        most = max(most, len(alive))
+        return name
+
+    monkeypatch.setattr(Tunnels, "id_of", id_of)
+    for number in range(2000):
+        tunnels.enter(f"/{number * 7 % 2000:04}")
+    selection = Selection(sort="path", descending=False, offset=10, limit=10)
+    found = await index(tunnels, selection)
+    assert found["total"] == 2000
+    assert [order[-1] for order, _ in found["first"]] == [f"/{n:04}" for n in range(20)]
+    assert most <= 2 * 20
 
 
 @pytest.mark.parametrize(
