@@ -44,7 +44,5 @@ bin=$root/.venv/bin
 "$bin/ruff" check
 "$bin/ruff" format --check
 "$bin/mypy"
-# Tests wait as often as they work: there is one process more than cores. A file's tests stay
-# together: they share what is slow to start.
-processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
-exec "$bin/python" -m pytest -n "$processes" --maxprocesses 4 --dist loadfile "$@"
+# A file's tests stay together: they share what is slow to start.
+exec "$bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
