@@ -15,7 +15,7 @@ from typing import Any
 from proxy.audio.codec import Encoded
 from proxy.audio.flac_frames import SMALLEST_BLOCK, renumbered, stream_info, verbatim
 from proxy.audio.pcm import FLOATS, Buffer
-from proxy.audio.pyav import av, has_codec
+from proxy.audio.pyav import av, encode, has_codec
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
 
@@ -137,13 +137,13 @@ class Flac:
         frame = av.AudioFrame(_FORMATS[bits], _LAYOUTS[channels], block)
         frame.sample_rate = _ENCODER_RATE
         frame.planes[0].update(samples if bits == 16 else _widened(samples))
-        packets = encoder.encode(frame)
+        packets = encode(encoder, frame)
         if len(packets) != 1:
             raise CodecError(f"{len(packets)} frames came of {block} samples")
         self._idle[key] = encoder
         for oldest in list(self._idle)[:-_ENCODERS]:
             self._idle.pop(oldest, None)
-        return bytes(packets[0])
+        return packets[0]
 
 
 def _may_be_integers(chunk: Chunk) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from proxy.audio.codec import Encoded
 from proxy.audio.decoder import Decoder, byte_rate, open_decoder, starts
 from proxy.audio.formats import Format
-from proxy.audio.pyav import av, has_codec
+from proxy.audio.pyav import Converter, av, encode, has_codec
 from proxy.audio.settings import AudioSettings
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError, DiscontinuityError
@@ -74,7 +74,8 @@ class _Segment:
         layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
         self._channels = 1 if layout == "mono" else 2
         with _as_codec_error():
-            self._resampler = av.AudioResampler("s16", layout, rate, rate // _PACKETS_PER_SECOND)
+            self._converter = Converter(frame, "s16", layout, rate)
+            self._samples = av.AudioFifo()
             self._encoder = encoder = av.CodecContext.create(av.Codec("libopus", "w"))
             encoder.sample_rate, encoder.format, encoder.layout = rate, "s16", layout
             encoder.bit_rate = bit_rate
@@ -98,14 +99,14 @@ class _Segment:
             packets = []
             for frame in frames:
                 self._taken += frame.samples
-                packets += self._encode(self._resampler.resample(frame))
+                packets += self._encode(self._converter.convert(frame))
         return self._pair(packets, self._decoded_by(packets)) if packets else None
 
     def flush(self) -> tuple[Encoded | None, int]:
         """The last packets, and the remainder. Nothing can be encoded after it."""
         with _as_codec_error():
-            packets = self._encode(self._resampler.resample(None))
-            packets += [bytes(packet) for packet in self._encoder.encode(None)]
+            packets = self._encode(self._converter.convert(None), is_last=True)
+            packets += encode(self._encoder, None)
         # What was taken, exactly: rounded for each segment by itself, it would grow from pause to
         # pause. Behind it stands silence, to fill the last packet.
         taken, remainder = divmod(self._taken * RATE + self._remainder, self._source_rate)
@@ -113,8 +114,13 @@ class _Segment:
         remainder += (taken - speech) * self._source_rate  # the next segment has room for it
         return self._pair(packets, speech) if packets else None, remainder
 
-    def _encode(self, frames: list[Any]) -> list[bytes]:
-        return [bytes(packet) for frame in frames for packet in self._encoder.encode(frame)]
+    def _encode(self, frames: list[Any], *, is_last: bool = False) -> list[bytes]:
+        samples = self._samples
+        for frame in frames:
+            frame.pts = None  # which would have to begin at 0
+            samples.write(frame)
+        whole = samples.read_many(self._encoder.frame_size, partial=is_last)
+        return [packet for frame in whole for packet in encode(self._encoder, frame)]
 
     def _decoded_by(self, packets: list[bytes]) -> int:
         """Samples that all packets, up to these, decode to, without those that are dropped."""

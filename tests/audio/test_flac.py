@@ -524,9 +524,9 @@ def test_an_encoder_is_given_up_while_another_thread_takes_its_twin(
             self._samples = key[2]
             self._encoder = open_encoder(*key)
 
-        def encode(self, frame: Any) -> Any:
+        def _send_frame_and_recv(self, frame: Any) -> Any:
             threads.pass_gate(self._samples)
-            return self._encoder.encode(frame)
+            return self._encoder._send_frame_and_recv(frame)
 
         def __del__(self) -> None:
             if self._samples == 256 and not taken:

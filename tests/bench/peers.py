@@ -63,7 +63,7 @@ MODES = (
 
 _COMMANDS = {"nginx": "nginx", "nginx 64k": "nginx", "HAProxy": "haproxy"}
 
-_PROXY = ("--pcm-layout", "s16le/22050/1", "--opus-raw", "true")
+_PROXY = ("--pcm-layout", "s16le/24000/1", "--opus-raw", "true")
 
 _NGINX = """
 daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log crit;

@@ -84,6 +84,22 @@ async def test_small_jobs_run_at_once_until_the_turn_is_spent(work: Work) -> Non
     encoder.close()
 
 
+async def test_small_turns_count_together_and_who_asks_late_waits_for_one_turn(work: Work) -> None:
+    encoder = Encoder(1, Histogram())
+    for _ in range(3):
+        assert encoder.run_now(work.job(b"x"))
+        encoder.run(work.job(b"x"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    results: asyncio.Queue[Result] = asyncio.Queue()
+    while encoder.run_now(work.job(b"x")):
+        encoder.run(work.job(b"x"))
+    encoder.submit(work.job(b"late"), lambda job, result: results.put_nowait(result))
+    await asyncio.sleep(0)
+    assert said(results.get_nowait()) == b"late!"
+    encoder.close()
+
+
 async def test_those_who_wait_go_first_and_let_others_have_their_turn(work: Work) -> None:
     encoder = Encoder(1, Histogram())
     loop = asyncio.get_running_loop()

@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from websockets.frames import Frame, Opcode
 
+from proxy.audio import opus
+from proxy.audio.pyav import Converter
 from proxy.audio.settings import AudioSettings
 from proxy.control.flags import Flags
 from tests.support import speech, spoken
@@ -358,22 +359,16 @@ def test_another_kind_of_audio_ends_a_rest() -> None:
     assert any(item.is_opus for item in talk.eof())
 
 
-class Failing:
-    """A resampler that fails once it has been asked so many times."""
+class Failing(Converter):
+    """Fails once it has been asked so many times."""
 
     left = 0
 
-    def __init__(self, *arguments: Any) -> None:
-        self._real = REAL(*arguments)
-
-    def resample(self, frame: Any) -> Any:
+    def convert(self, frame: Any) -> list[Any]:
         Failing.left -= 1
         if Failing.left < 0:
             raise ValueError("broken")
-        return self._real.resample(frame)
-
-
-REAL = av.AudioResampler
+        return super().convert(frame)
 
 
 @OF_ALL
@@ -382,7 +377,7 @@ def test_a_failing_encoder_is_given_up_after_three(
     source: str, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one warning; and what comes from then on passes."""
-    monkeypatch.setattr(av, "AudioResampler", Failing)
+    monkeypatch.setattr(opus, "Converter", Failing)
     talk = Talk(settings_for(source))
     chunks = cut(SOURCES[source][:60_000], 3000)
     Failing.left = after
