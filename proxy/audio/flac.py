@@ -57,7 +57,7 @@ class Flac:
     """One FLAC stream per chunk: STREAMINFO, then frames."""
 
     name = "flac"
-    inline_size = 8192
+    inline_size = 16_384
 
     def __init__(self) -> None:
         # What is done with them here is atomic, so that threads may share them. (An OrderedDict's

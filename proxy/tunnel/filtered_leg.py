@@ -101,6 +101,11 @@ class FilteredLeg(BackendLeg):
             self._read_at = perf_counter()
             self._feed(bytes(data))
 
+    def leave(self) -> None:
+        """See `Leg`."""
+        super().leave()
+        self._filter.leave()
+
     def _feed(self, data: bytes) -> None:
         self._deliver(*self._filter.feed(data))
         if self._timer is not None and self._filter.is_holding:

@@ -279,6 +279,11 @@ class Leg(asyncio.BufferedProtocol):
         self.write(_GOING_AWAY)
         self.state = State.CLOSING
 
+    def leave(self) -> None:
+        """The tunnel has ended: nobody is named any more who names this leg, so that all of it is
+        freed without a garbage collection."""
+        self.peer, self._on_lost = _GONE, _nothing
+
     def abort(self) -> None:
         """Close the socket at once."""
         if self.state is not State.LOST:
@@ -323,6 +328,14 @@ class Leg(asyncio.BufferedProtocol):
             return 0
         size: int = struct.unpack("i", answer)[0]
         return size
+
+
+def _nothing() -> None:
+    pass
+
+
+_GONE = Leg(asyncio.Transport(), _nothing)
+_GONE.state = State.LOST
 
 
 class BackendLeg(Leg):

@@ -92,6 +92,8 @@ class Tunnel:
             if self.switch is not None:
                 self.switch.leave()
             self._on_end(self)
+            self.client.leave()
+            self.backend.leave()
 
     @property
     def tally(self) -> Tally | None:

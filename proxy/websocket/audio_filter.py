@@ -164,6 +164,10 @@ class AudioFilter:
         self._pass(buffers, self._splitter.feed_eof())
         return buffers
 
+    def leave(self) -> None:
+        """Nothing more will be fed; see `Leg.leave`."""
+        self._splitter.leave()
+
     def complete(
         self, job: Job, result: Attempts | Spoken | None
     ) -> tuple[list[Buffer], Job | None]:

@@ -18,8 +18,7 @@ _WHOLE = FIN | BINARY
 
 
 class _Step(Enum):
-    ENTERED = 0
-    """A frame's header has been read."""
+    ENTERED = 0  # a frame's header has been read
 
 
 HEAD_SIZE = 512
@@ -174,6 +173,10 @@ class Splitter:
         self._held = self._payload = None
         self._data, self._at = b"", 0
         return rest
+
+    def leave(self) -> None:
+        """Nothing more will be fed: who was asked is named no longer."""
+        del self._wants, self._skips
 
     def next_segment(self) -> Segment | None:
         """The next bytes to pass, message to work on or boundary; None: more bytes are needed."""

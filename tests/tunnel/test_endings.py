@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,6 +13,10 @@ from structlog.testing import capture_logs
 from websockets.frames import Opcode
 
 from proxy.app import App
+from proxy.tunnel.leg import _GONE, Leg
+from proxy.tunnel.tunnel import Tunnel
+from proxy.websocket.audio_filter import AudioFilter
+from proxy.websocket.splitter import Splitter
 from tests.conftest import Proxy
 from tests.support import pcm, speech, until
 from tests.support.raw import Peer, masked, raw_backend, raw_client, request, switch
@@ -121,6 +126,48 @@ async def test_how_and_by_whom(ending: Talk, target: bytes, proxy: Proxy) -> Non
     assert (line["code"], line["by"]) == (code, by)
     assert line["path"] == "/ws"
     assert "s3cret" not in str(logs)
+
+
+def tunnels() -> list[object]:
+    """What there is of tunnels in memory."""
+    kinds = (Tunnel, Leg, AudioFilter, Splitter)
+    return [each for each in gc.get_objects() if isinstance(each, kinds) and each is not _GONE]
+
+
+@pytest.mark.parametrize(
+    ("ending", "algorithm"),
+    [
+        *((ending, "gzip") for ending in CASES),
+        *((client_closes, algorithm) for algorithm in ("none", "flac", "opus")),
+    ],
+)
+async def test_it_is_gone_without_a_garbage_collection(
+    ending: Talk, algorithm: str, proxy: Proxy
+) -> None:
+    """One over all tunnels would stop every lesson of the worker."""
+    meeting: asyncio.Queue[Peer] = asyncio.Queue()
+    left = asyncio.Event()
+    opus = {"pcm_layout": "s16le/24000/1", "opus_raw": True}
+
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()) + CHUNKS + message(Opcode.TEXT, b"bye").wire)
+        await meeting.put(peer)
+        await left.wait()
+
+    async def listen(client: Peer, backend: Peer) -> None:
+        await client.reader.readuntil(b"\x81\x03bye")
+        await ending(client, backend)
+
+    async with raw_backend(serve) as port, proxy(port, **opus) as app:
+        gc.collect()
+        gc.disable()
+        try:
+            await talk(app, b"/?audio_compression=" + algorithm.encode(), listen, meeting)
+            await until(lambda: len(app.tunnels) == 0)
+            left.set()
+            await until(lambda: not tunnels())
+        finally:
+            gc.enable()
 
 
 async def test_the_line_has_what_a_lesson_was(proxy: Proxy) -> None:
