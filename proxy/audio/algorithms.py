@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from proxy.audio import flac, opus
-from proxy.audio.codec import Codec
+from proxy.audio.codec import KNOWN, Codec
 from proxy.audio.gzip import GZIP
-
-KNOWN = ("gzip", "flac", "opus")
-"""Their names on the wire."""
 
 LOSSLESS: dict[str, Codec] = {
     codec.name: codec

@@ -8,6 +8,10 @@ from typing import NamedTuple, Protocol
 from proxy.audio.stream import Chunk
 
 
+KNOWN = ("gzip", "flac", "opus")
+"""The algorithms' names on the wire, installed or not."""
+
+
 class Encoded(NamedTuple):
     """What became of a chunk."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from proxy.audio.algorithms import KNOWN
+from proxy.audio.codec import KNOWN
 from proxy.errors import ConflictError, FlagsError
 
 

@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from proxy.audio.algorithms import KNOWN
+from proxy.audio.codec import KNOWN
 from proxy.audio.counters import Passed
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
