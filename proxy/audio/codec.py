@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 
 from proxy.audio.stream import Chunk
 
-
 KNOWN = ("gzip", "flac", "opus")
 """The algorithms' names on the wire, installed or not."""
 
