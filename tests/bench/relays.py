@@ -26,7 +26,8 @@ from proxy.websocket.metadata import build_pair_head
 
 async def aiohttp_relay(backend: int) -> int:
     """aiohttp on both sides. Returns the port."""
-    session = aiohttp.ClientSession()
+    # By default 100 connections are all that it opens.
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def pump(source: Any, target: Any) -> None:
         async for message in source:

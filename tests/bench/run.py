@@ -47,6 +47,8 @@ class Plan:
     """In bulk."""
     paced: tuple[int, ...] = (20, 200)
     """Connections that speak."""
+    paced_chunks: int = 1000
+    """Of all of them, at least: a hundredth of 234 would be the worst two."""
     modes: tuple[str, ...] = tuple(mode.name for mode in MODES)
     kinds: tuple[str, ...] = USUAL
     rounds: int = 9
@@ -109,6 +111,7 @@ QUICK = Plan(
     sizes=(4096,),
     connections=4,
     paced=(20,),
+    paced_chunks=1,
     rounds=2,
     memory_rounds=1,
     seconds=0.15,
@@ -265,9 +268,11 @@ class _Run:
             for _ in range(plan.rounds):
                 for count in plan.paced:
                     rounds = results.setdefault(count, {})
+                    enough = plan.paced_chunks / count * CHUNK / measure.REAL_TIME
+                    seconds = max(plan.seconds, enough)
                     for mode in modes:
                         peer, block = peers[mode.peer], blocks[mode.sends]
-                        found = measure.paced(self._load, peer, mode, block, plan.seconds, count)
+                        found = measure.paced(self._load, peer, mode, block, seconds, count)
                         await self._measure(rounds, f"paced, {count} connections", mode, found)
                 self._results.paced_codec.append(await self._bare_gzip(blocks["pcm"]))
 
