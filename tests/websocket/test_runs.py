@@ -50,7 +50,7 @@ class Rival:
 
     def encode_chunk(self, chunk: Chunk, level: int) -> Encoded:
         extra = {"prefix": "A" * (chunk.start % 3)} if chunk.start else None
-        return Encoded(zlib.compress(chunk.data, 9), extra)
+        return Encoded(zlib.compress(chunk.data, 1), extra)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def talks(draw: st.DrawFn) -> list[Item]:
     return sent
 
 
-@examples(60)
+@examples(150)
 @given(
     talks(),
     read_sizes,
@@ -116,6 +116,7 @@ def test_a_run_is_as_good_as_one_by_one(
     sent: list[Item], reads: list[int], accepted: tuple[str, ...], min_gain: float, shadow: bool
 ) -> None:
     flags = Flags(min_gain=min_gain, shadow=shadow)
+    reads = [*reads, 3000]  # or it takes minutes where all are of a byte
     with rival():
         together = played(sent, reads, accepted, flags)
         with one_by_one():
@@ -139,7 +140,7 @@ def read_by_read(
     return player.eof(), player.counters, player.repeated
 
 
-@examples(60)
+@examples(150)
 @given(
     talks(),
     st.lists(st.sampled_from((1, 1, 1, 1, 1, 1, 1, 2, 3)), min_size=1, max_size=30),
