@@ -57,6 +57,7 @@ class Flac:
     """One FLAC stream per chunk: STREAMINFO, then frames."""
 
     name = "flac"
+    # A chunk of 16 KiB in bulk, all of the proxy's CPU: 495 us where it stands, 622 by a thread.
     inline_size = 16_384
 
     def __init__(self) -> None:
