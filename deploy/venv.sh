@@ -3,7 +3,8 @@
 #
 #   sh deploy/venv.sh [GROUP...]      GROUP: a dependency group of pyproject.toml, such as test
 #
-# Does nothing where that has been done, works, and pyproject.toml has not changed since.
+# Does nothing where that has been done, works, and neither pyproject.toml nor the part in C has
+# changed since.
 # PYTHON names the interpreter to use; otherwise the newest of 3.11 and later is looked for.
 set -eu
 
@@ -68,13 +69,20 @@ sys.exit(not (here and pathlib.Path(sys.prefix) == root / ".venv"))' "$root" 2>/
         head -n 3 "$venv/bin/audio-proxy" | grep -qF "$venv/"
 }
 
-# is_installed NAME, set_installed NAME: for the pyproject.toml of now.
-stamp() { cksum <"$root/pyproject.toml"; }
+# is_installed NAME, set_installed NAME: for the files of now, and the compiler: what is in C is
+# built by installing, where there is one.
+stamp() {
+    cat "$root/pyproject.toml" "$root/proxy/tunnel/speedups.c" | cksum
+    "$venv/bin/python" -c 'import pathlib, sysconfig
+print(pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
+    command -v gcc || true
+}
 is_installed() { [ "$(cat "$venv/.installed-$1" 2>/dev/null)" = "$(stamp)" ]; }
 set_installed() { stamp >"$venv/.installed-$1"; }
 
 pip() {
-    "$venv/bin/python" -m pip --disable-pip-version-check -q "$@" >&2 || die "pip failed"
+    PYTHONWARNINGS=ignore:::setuptools.config.pyprojecttoml \
+        "$venv/bin/python" -m pip --disable-pip-version-check -q "$@" >&2 || die "pip failed"
 }
 
 if ! is_whole; then

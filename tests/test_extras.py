@@ -74,6 +74,14 @@ async def test_what_is_not_installed_is_not_offered_and_the_log_says_how_to_get_
         assert await offered(address, "gzip") == "gzip"
 
 
+async def test_without_the_part_in_c_it_serves_and_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path, ["proxy.tunnel.speedups"]) as (address, log):
+        (line,) = of_missing(log)
+        assert "the part in C is not installed" in line
+        assert "python3-dev" in line
+        assert await offered(address, "flac,opus") == "flac,opus"
+
+
 async def test_what_is_installed_is_offered_and_nothing_is_said(tmp_path: Path) -> None:
     async with running(tmp_path, []) as (address, log):
         assert of_missing(log) == []

@@ -47,6 +47,7 @@ class Roster:
         self.folder = folder
         self.run = secrets.token_hex(3)
         """Tells this run from those of other machines."""
+        self._published: object = None
 
     @classmethod
     def open(cls, state_dir: Path) -> Roster:
@@ -81,7 +82,10 @@ class Roster:
 
     def publish(self, pid: int, record: dict[str, Any]) -> None:
         """What a worker has counted by now."""
-        self._write(self.folder / f"{pid}.json", record)
+        path, data = f"{self.folder}/{pid}.json", json.dumps(record).encode()
+        if (path, data) != self._published or not os.path.exists(path):
+            _write(path, data)
+            self._published = path, data
 
     def retire(self, pid: int, *, died: bool = False) -> None:
         """A worker is gone: what it had published last stays in the totals."""
@@ -90,10 +94,9 @@ class Roster:
             record, retired = _read(path), _read(self.folder / _RETIRED) or {}
             counters = _counters(retired)
             counters.add(_counters(record))
-            self._write(
-                self.folder / _RETIRED,
-                {"counters": counters.as_record(), "restarts": retired.get("restarts", 0) + died},
-            )
+            restarts = retired.get("restarts", 0) + died
+            record = {"counters": counters.as_record(), "restarts": restarts}
+            _write(f"{self.folder}/{_RETIRED}", json.dumps(record).encode())
             path.unlink(missing_ok=True)
 
     def read(self) -> Counted:
@@ -121,11 +124,13 @@ class Roster:
         finally:
             os.close(lock)
 
-    def _write(self, path: Path, record: dict[str, Any]) -> None:
-        temporary = f"{path}.new"
-        with open(temporary, "wb") as file:
-            file.write(json.dumps(record).encode())
-        os.replace(temporary, path)
+
+def _write(path: str, data: bytes) -> None:
+    """Replace a file. Raises OSError."""
+    temporary = f"{path}.new"
+    with open(temporary, "wb") as file:
+        file.write(data)
+    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ class FileStore:
     def refresh(self) -> None:
         """Look at the file; put it in force if it changed and is valid."""
         try:
-            data = self._path.read_bytes()
+            data = _read(self._path)
             if data == self._seen:
                 return
             self._seen = data
@@ -234,6 +234,19 @@ class FileStore:
     def _write(self, revision: Revision) -> None:
         """Raises OSError."""
         replace_file(self._path.resolve(), revision.to_json())  # where it is a link, the link stays
+
+
+def _read(path: Path) -> bytes:
+    """All of a file. Four times a second: `Path.read_bytes` asks the system nine things, which took
+    160 us of CPU in a worker with nothing else to do. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while more := os.read(descriptor, 1 << 16):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(path: Path, data: bytes) -> None:

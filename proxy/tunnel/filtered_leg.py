@@ -9,15 +9,14 @@ from time import perf_counter
 import structlog
 
 from proxy.audio.counters import Tally
+from proxy.tunnel.base_leg import OPEN, READ, State, now
 from proxy.tunnel.encoder import Encoder, Result
-from proxy.tunnel.leg import OPEN, READ, BackendLeg, State, now
+from proxy.tunnel.leg import BackendLeg
 from proxy.websocket.audio_filter import AudioFilter
 from proxy.websocket.jobs import Job
 from proxy.websocket.segments import Buffer
 
 log = structlog.get_logger(__name__)
-
-_read = memoryview(READ)
 
 ENCODING = 2
 """Why a leg's reading is paused, beside `PEER_FULL`."""
@@ -80,7 +79,7 @@ class FilteredLeg(BackendLeg):
         peer = self.peer
         if peer.state is not OPEN:
             return
-        data = bytes(_read[:nbytes])
+        data = bytes(READ[:nbytes])
         start = perf_counter()
         encoder = self._encoder
         if encoder.has_time:

@@ -4,71 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import itertools
 import os
 import struct
 import termios
 import time
 from collections.abc import Callable
-from enum import Enum
 
+from proxy.tunnel.base_leg import OPEN, BaseLeg, State, now
 from proxy.websocket.frames import CLOSE, build_header
 from proxy.websocket.segments import Buffer
 
 _GOING_AWAY = build_header(CLOSE, 2) + (1001).to_bytes(2, "big")  # RFC 6455, 7.4.1
 
-now = itertools.count(1).__next__
-"""A clock that ticks when something is heard: it tells what came later, without a system call."""
-
-
-class State(Enum):
-    """Of a leg. OPEN -> (CLOSING) -> ENDING -> LOST, or straight to LOST."""
-
-    OPEN = 0
-    CLOSING = 3
-    """Its WebSocket was closed by us: what else comes for it is dropped, what it says goes on."""
-    ENDING = 1
-    """Its peer has ended: it writes out what it holds, ends, and reads on until it is closed."""
-    LOST = 2
-
-
-OPEN = State.OPEN  # an enum's members are looked up in 0.1 us
-
 PEER_FULL = 1
 """Why a leg's reading is paused; each reason is a bit of its own."""
-
-READ_SIZE = 512 * 1024
-"""Bytes that are read at once, at most."""
 
 _MOST_BUFFERS = 1024
 """That one system call takes: IOV_MAX."""
 
-# One for all legs: what is read leaves it before another leg reads, so that nothing is allocated
-# or copied on the way through. In bulk, with half of it the CPU is 1.1 to 1.2 times as much.
-READ = bytearray(READ_SIZE)
-_read = memoryview(READ)
-
-
 _NOBODY = asyncio.Protocol()
 
 
-class Leg(asyncio.BufferedProtocol):
+class Leg(BaseLeg, asyncio.BufferedProtocol):
     """One of a tunnel's two sockets. What it receives is written to its peer as it is."""
 
     __slots__ = (
         "_accepted",
         "_eof",
-        "_file",
         "_on_lost",
         "_pauses",
         "_progress",
-        "_written",
         "ended_at",
-        "heard",
         "pauses",
-        "peer",
-        "state",
-        "transport",
     )
 
     peer: Leg
@@ -78,7 +45,6 @@ class Leg(asyncio.BufferedProtocol):
         self.state = State.OPEN
         self._on_lost = on_lost
         self.heard = 0
-        """When it last received something; 0: never."""
         self.ended_at = 0
         """When its other end had ended, by the same clock; 0: not yet."""
         self.pauses = 0
@@ -86,10 +52,11 @@ class Leg(asyncio.BufferedProtocol):
         take."""
         self._pauses = 0
         self._eof = False  # received
-        # The socket's descriptor, where it may be written to without the transport.
-        self._file = -1
-        self._written = 0  # bytes given to the transport or the system
-        self._accepted = 0  # of these, those that the system had taken at the last check
+        self.file = -1
+        self.waits = True
+        self.written = 0
+        self.walker = None
+        self._accepted = 0  # bytes of `written` that the system had taken at the last check
         # Time of the last check that saw progress, or nothing to send.
         self._progress = time.monotonic()
 
@@ -102,8 +69,11 @@ class Leg(asyncio.BufferedProtocol):
         self.transport.set_protocol(_NOBODY)
         self.transport.set_protocol(self)
         self.transport.set_write_buffer_limits(high=write_buffer)
-        if self.transport.get_extra_info("sslcontext") is None:
-            self._file = self.transport.get_extra_info("socket").fileno()
+        # Event loops close a socket behind `connection_lost`: until then it keeps its number.
+        # (tests/tunnel/test_leg.py sees to it.)
+        plain = self.transport.get_extra_info("sslcontext") is None
+        if plain and not self.transport.is_closing():
+            self.file = self.transport.get_extra_info("socket").fileno()
 
     def start(self, early: bytes, *, ended: bool = False) -> None:
         """Begin with what has been read already; `ended`: and nothing more will come."""
@@ -122,19 +92,13 @@ class Leg(asyncio.BufferedProtocol):
 
     # What asyncio calls.
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read to. (asyncio's TLS slices it: of a bytearray that would be a copy.)"""
-        return _read
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes came."""
-        self.receive(_read[:nbytes])
-
     def receive(self, data: Buffer) -> None:
         """Bytes came: they go to the peer, or nowhere where it is gone.
 
         `data` is to be used during the call only.
         """
+        if self.walker is not None:
+            self.walker.feed(bytes(data), len(data))
         self.heard = now()
         peer = self.peer
         if peer.state is OPEN:
@@ -155,6 +119,7 @@ class Leg(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self.state = State.LOST
+        self.file = -1
         self.ended_at = self.ended_at or now()
         try:
             if isinstance(exc, TimeoutError):
@@ -177,42 +142,20 @@ class Leg(asyncio.BufferedProtocol):
 
     # What the peer and the tunnel call.
 
-    def write(self, data: Buffer) -> None:
-        """Send bytes. What the system does not take at once waits in the transport."""
-        size = len(data)
-        self._written += size
-        transport = self.transport
-        # Past the transport only where nothing waits in it, and while the number is the socket's.
-        if self._file >= 0 and not (transport.get_write_buffer_size() or transport.is_closing()):
-            try:
-                sent = os.write(self._file, data)
-            except OSError:  # full; or broken, which the transport will find and deal with
-                sent = 0
-            if sent == size:
-                return
-            if sent:
-                data = memoryview(data)[sent:]
-        transport.write(bytes(data))
-
     def writelines(self, buffers: list[Buffer]) -> None:
         """Send bytes in one write; see `write`."""
-        transport = self.transport
-        if (
-            self._file < 0
-            or len(buffers) > _MOST_BUFFERS
-            or transport.get_write_buffer_size()
-            or transport.is_closing()
-        ):
+        if len(buffers) > _MOST_BUFFERS or not self.is_direct():
             self.write(b"".join(buffers))
             return
         size = sum(map(len, buffers))
-        self._written += size
+        self.written += size
         try:
-            sent = os.writev(self._file, buffers)
+            sent = os.writev(self.file, buffers)
         except OSError:
             sent = 0
         if sent < size:
-            transport.write(b"".join(buffers)[sent:])
+            self.waits = True
+            self.transport.write(b"".join(buffers)[sent:])
 
     def pause(self, reason: int) -> None:
         """Stop reading."""
@@ -253,11 +196,6 @@ class Leg(asyncio.BufferedProtocol):
             transport.set_write_buffer_limits(high=1)  # so that `resume_writing` means empty
             if not transport.get_write_buffer_size():
                 self._close()
-
-    @property
-    def written(self) -> int:
-        """Bytes that were given to it to send."""
-        return self._written
 
     @property
     def backlog(self) -> int:
@@ -305,10 +243,10 @@ class Leg(asyncio.BufferedProtocol):
                 return False
             waiting += self._in_kernel()
         elif not waiting:
-            self._accepted, self._progress = self._written, now
+            self._accepted, self._progress = self.written, now
             return False
-        if self._written - waiting != self._accepted:
-            self._accepted, self._progress = self._written - waiting, now
+        if self.written - waiting != self._accepted:
+            self._accepted, self._progress = self.written - waiting, now
             return False
         return now - self._progress >= (stall_timeout if waiting else close_timeout)
 

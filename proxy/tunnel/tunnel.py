@@ -8,8 +8,9 @@ from typing import Protocol
 
 from proxy.audio.chooser import Policy
 from proxy.audio.counters import Tally
+from proxy.tunnel.base_leg import State
 from proxy.tunnel.filtered_leg import FilteredLeg
-from proxy.tunnel.leg import BackendLeg, State
+from proxy.tunnel.leg import BackendLeg
 from proxy.tunnel.walked_leg import WalkedLeg
 
 ABNORMAL = 1006

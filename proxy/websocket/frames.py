@@ -88,7 +88,7 @@ def close_code(frame: bytes) -> int:
     key = b"\0\0"
     if frame[1] & 0x80:
         key, body = frame[2:4], 6  # two of its four bytes are enough
-    if size < 2 or len(frame) < body + 2:
+    if not 2 <= size <= 125 or len(frame) < body + 2:
         return NO_CODE
     return int.from_bytes(
         bytes(a ^ b for a, b in zip(frame[body : body + 2], key, strict=True)), "big"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import os
 import socket
 import struct
 import termios
@@ -16,8 +17,9 @@ from functools import partial
 
 import pytest
 
+from proxy.tunnel.base_leg import State
 from proxy.tunnel.filtered_leg import ENCODING
-from proxy.tunnel.leg import Leg, State
+from proxy.tunnel.leg import Leg
 from proxy.tunnel.tunnel import Tunnel
 from proxy.tunnel.walked_leg import PassingLeg, WalkedLeg
 from tests.support import until
@@ -216,3 +218,46 @@ async def test_who_had_the_connection_before_is_let_go() -> None:
     transport.abort()
     other.close()
     assert is_gone
+
+
+@pytest.mark.parametrize("how", ["reset", "eof", "close", "abort"])
+async def test_a_socket_keeps_its_number_until_its_protocol_is_told(how: str) -> None:
+    """A leg writes past its transport until then: earlier, the number could be somebody else's."""
+    told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    class Told(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            told.set_result(os.path.samestat(os.fstat(number), before))
+
+    transport, other = await tcp_pair()
+    number = transport.get_extra_info("socket").fileno()
+    before = os.fstat(number)
+    transport.set_protocol(Told())
+    if how == "reset":
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how in ("reset", "eof"):
+        other.close()
+    elif how == "close":
+        transport.close()
+    else:
+        transport.abort()
+    async with asyncio.timeout(10):
+        assert await told
+    other.close()
+    await until(lambda: not is_open(number, before))
+
+
+def is_open(number: int, before: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), before)
+    except OSError:
+        return False
+
+
+async def test_a_leg_that_is_lost_is_written_to_no_more() -> None:
+    async with open_tunnel() as (tunnel, client, _):
+        assert tunnel.client.file >= 0
+        client.close()
+        tunnel.client.abort()
+        await until(lambda: tunnel.client.state is State.LOST)
+        assert tunnel.client.file == -1

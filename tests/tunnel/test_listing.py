@@ -17,7 +17,7 @@ import pytest
 from proxy.app import App
 from proxy.audio.counters import Counters
 from proxy.errors import QueryError
-from proxy.tunnel.leg import State
+from proxy.tunnel.base_leg import State
 from proxy.tunnel.listing import _COLUMNS, SORTS, Selection, index, merge
 from proxy.tunnel.registry import Tunnels
 from proxy.tunnel.tunnel import Tunnel

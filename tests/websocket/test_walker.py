@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
+from proxy.tunnel import speedups
 from proxy.websocket.walker import FrameWalker
-from tests.websocket.strategies import binary, cut, examples, read_sizes, streams, wire_of
+from tests.websocket.strategies import Item, binary, cut, examples, read_sizes, streams, wire_of
 
 sizes = st.sampled_from((0, 1, 2, 125, 126, 127, 300, 65_535, 65_536))
 frames = st.builds(
@@ -19,6 +21,10 @@ runs = st.lists(st.tuples(frames, st.integers(1, 60)), max_size=5).map(
 )
 
 
+# In Python and in C.
+BOTH = pytest.mark.parametrize("make", [FrameWalker, speedups.FrameWalker])
+
+
 def ends_of(sent: list[bytes]) -> set[int]:
     """Where frames end."""
     ends, at = {0}, 0
@@ -28,16 +34,17 @@ def ends_of(sent: list[bytes]) -> set[int]:
     return ends
 
 
+@BOTH
 @examples(50)
 @given(runs, read_sizes, st.booleans(), st.sampled_from((0, 0x40)))
 def test_it_knows_where_frames_end(
-    sent: list[Frame], reads: list[int], masked: bool, reserved: int
+    make: type[FrameWalker], sent: list[Frame], reads: list[int], masked: bool, reserved: int
 ) -> None:
     """Of any size, fragmented or compressed by an extension, in any reads."""
     wires = [frame.serialize(mask=masked) for frame in sent]
     wires = [bytes([wire[0] | reserved]) + wire[1:] for wire in wires]
     ends = ends_of(wires)
-    walker, passed = FrameWalker(), 0
+    walker, passed = make(), 0
     for read in cut(b"".join(wires), reads):
         walker.feed(read + b"\x88\xff stale", len(read))
         passed += len(read)
@@ -45,12 +52,15 @@ def test_it_knows_where_frames_end(
         assert not walker.closed
 
 
+@BOTH
 @examples(60)
 @given(streams, read_sizes)
-def test_behind_a_close_frame_nothing_may_be_put(sent: list, reads: list[int]) -> None:  # type: ignore[type-arg]
+def test_behind_a_close_frame_nothing_may_be_put(
+    make: type[FrameWalker], sent: list[Item], reads: list[int]
+) -> None:
     before = b"".join(item.wire for item in sent if item.opcode is not Opcode.CLOSE)
     wire = before + wire_of([Frame(Opcode.CLOSE, b"\x03\xe8bye")]) + binary(b"never").wire
-    walker, passed = FrameWalker(), 0
+    walker, passed = make(), 0
     for read in cut(wire, reads):
         walker.feed(read + b"\x88\xff stale", len(read))
         passed += len(read)
@@ -60,20 +70,22 @@ def test_behind_a_close_frame_nothing_may_be_put(sent: list, reads: list[int]) -
             assert not walker.is_between
 
 
-def test_a_size_that_cannot_be_is_waited_for() -> None:
-    walker = FrameWalker()
+@BOTH
+def test_a_size_that_cannot_be_is_waited_for(make: type[FrameWalker]) -> None:
+    walker = make()
     walker.feed(b"\x82\x7f" + b"\xff" * 8 + b"abc", 13)
     assert not walker.is_between
     walker.feed(b"d" * 1000, 1000)
     assert not walker.is_between
 
 
+@BOTH
 @given(st.integers(0, 65_535), st.binary(max_size=100), st.booleans(), st.binary(max_size=300))
 def test_a_close_frame_says_its_code_and_nothing_behind_it_counts(
-    code: int, reason: bytes, masked: bool, behind: bytes
+    make: type[FrameWalker], code: int, reason: bytes, masked: bool, behind: bytes
 ) -> None:
     frame = Frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason).serialize(mask=masked)
-    walker = FrameWalker()
+    walker = make()
     before = Frame(Opcode.BINARY, bytes(200)).serialize(mask=masked)
     for read in (
         before,
