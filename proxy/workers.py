@@ -30,7 +30,7 @@ from proxy.control.roster import Roster
 from proxy.errors import AudioProxyError, ConfigError
 from proxy.http.sockets import bound, listen, listen_in_slots
 from proxy.loop import run_loop
-from proxy.tunnel.base_leg import BUILD, HAS_SPEEDUPS
+from proxy.tunnel.base_leg import BUILD, speedups
 
 log = structlog.get_logger(__name__)
 
@@ -114,7 +114,7 @@ class Supervisor:
                         stack.callback(sock.close)
             for name, remedy in MISSING.items():
                 log.warning(f"{name} is not offered: it is not installed", remedy=remedy)
-            if not HAS_SPEEDUPS:
+            if speedups is None:
                 log.warning("chunks cost more CPU: the part in C is not installed", remedy=BUILD)
             _raise_file_limit(settings.max_connections)
             self._roster = Roster.open(settings.state_dir)

@@ -186,12 +186,10 @@ class Chooser:
                     due = True
         return due
 
-    def sole(
-        self, policy: Policy, most: int = LONGEST_RUN, ahead: int = 0
-    ) -> tuple[LosslessTrial, int] | None:
+    def sole(self, policy: Policy, most: int, ahead: int = 0) -> tuple[LosslessTrial, int] | None:
         """The codec that alone is to be tried on the chunk that comes, and for how many chunks
-        from that one on, up to `most`; None: there are several. To be asked after `due`, or one
-        chunk `ahead` of it."""
+        from that one on, up to `most`, unless it is to rest; None: there are several. To be asked
+        after `due`, or one chunk `ahead` of it."""
         found = None
         for trial in self.trials:
             if trial.is_off or trial.name not in policy.algorithms:
@@ -202,9 +200,7 @@ class Chooser:
                 found = trial
             else:
                 return None
-        if found is None:
-            return None
-        return found, 1 if found.is_doubtful else most
+        return None if found is None else (found, most)
 
     def idle(self, policy: Policy) -> int:
         """How many of the next chunks none of them is to be tried on, unless the audio changes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from proxy.audio.stream import Chunk
 
@@ -27,6 +27,11 @@ class Codec(Protocol):
 
     inline_size: int
     """Up to so many bytes, encoding costs less than handing the chunk to a thread."""
+
+    def plain(self, level: int) -> tuple[Any, ...] | None:
+        """(a function, what it takes behind the data), where such a call is all that
+        `encode_chunk` does at `level`, whatever the chunk is, and `Encoded.extra` None."""
+        ...
 
     def takes(self, chunk: Chunk) -> bool:
         """Whether it can do anything with what the chunk is."""

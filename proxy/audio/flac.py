@@ -66,6 +66,9 @@ class Flac:
         self._idle: dict[_Key, Any] = {}  # the one used last stands last
         self._recent: deque[_Key] = deque(maxlen=16)
 
+    def plain(self, level: int) -> None:
+        """See `Codec`: the layout of its samples decides."""
+
     def takes(self, chunk: Chunk) -> bool:
         """Linear PCM of 16 and 24 bits, and floats that seem to have been 16 bits before."""
         layout = chunk.layout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from types import ModuleType
+from typing import Any
 
 from proxy.audio.codec import Encoded
 from proxy.audio.stream import Chunk
@@ -45,6 +46,10 @@ class Gzip:
             self._compress = zlib.compress
             self._levels = _ZLIB_LEVELS
             self.inline_size = _ZLIB_INLINE
+
+    def plain(self, level: int) -> tuple[Any, ...]:
+        """See `Codec`."""
+        return self._compress, self._levels[level], _GZIP_WBITS
 
     def takes(self, chunk: Chunk) -> bool:
         """Everything."""

@@ -6,17 +6,19 @@ import asyncio
 import itertools
 import os
 from enum import Enum
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from proxy.audio.counters import SECONDS
+from proxy.websocket.metadata import build
 from proxy.websocket.segments import Buffer
 from proxy.websocket.walker import FrameWalker as PythonFrameWalker
 
+speedups: ModuleType | None
 try:
     from proxy.tunnel import speedups
 except ImportError:  # no C compiler was there; tests do not run without
-    HAS_SPEEDUPS = False
-else:
-    HAS_SPEEDUPS = True
+    speedups = None
 
 BUILD = "install a C compiler and Python's headers (python3-dev), then the proxy again"
 """What gives the part in C to those who lack it."""
@@ -50,7 +52,18 @@ _tick = itertools.count(1).__next__
 class PythonBaseLeg:
     """What is read of the socket goes to the peer's, past the transport where it can."""
 
-    __slots__ = ("file", "heard", "peer", "state", "transport", "waits", "walker", "written")
+    __slots__ = (
+        "file",
+        "heard",
+        "peer",
+        "repeater",
+        "sent_at",
+        "state",
+        "transport",
+        "waits",
+        "walker",
+        "written",
+    )
 
     transport: asyncio.Transport
     peer: PythonBaseLeg
@@ -64,7 +77,11 @@ class PythonBaseLeg:
     written: int
     """Bytes that were given to it to send."""
     walker: FrameWalker | None
-    """Follows what is read."""
+    """Follows what is read; None: it is filtered."""
+    repeater: object
+    """Of a leg that is filtered, in C: does what `filter` does with most chunks."""
+    sent_at: float
+    """When that leg's peer was last sent something, by `perf_counter`; 0: never."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to."""
@@ -72,12 +89,18 @@ class PythonBaseLeg:
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came: they go to the peer, or nowhere where it is gone."""
-        if self.walker is not None:
-            self.walker.feed(_whole, nbytes)
         self.heard = now()
+        if self.walker is None:
+            self.filter(nbytes)
+            return
+        self.walker.feed(_whole, nbytes)
         peer = self.peer
         if peer.state is OPEN:
             peer.write(READ[:nbytes])
+
+    def filter(self, nbytes: int) -> None:
+        """Bytes came: what goes to the peer is to be found out."""
+        raise NotImplementedError
 
     def write(self, data: Buffer) -> None:
         """Send bytes. What the system does not take at once waits in the transport."""
@@ -102,7 +125,7 @@ class PythonBaseLeg:
         return self.file >= 0 and not self.waits
 
 
-if TYPE_CHECKING or not HAS_SPEEDUPS:
+if TYPE_CHECKING or speedups is None:
     BaseLeg = PythonBaseLeg
     FrameWalker = PythonFrameWalker
     now = _tick
@@ -110,4 +133,4 @@ else:
     BaseLeg = speedups.BaseLeg
     FrameWalker = speedups.FrameWalker
     now = speedups.now
-    speedups.share(READ, OPEN)
+    speedups.share(READ, OPEN, SECONDS, build)

@@ -40,12 +40,27 @@ def _run(job: Job) -> tuple[Result, float]:
 class Encoder:
     """Runs the jobs of all tunnels of a worker."""
 
+    __slots__ = (
+        "_limit",
+        "_loop",
+        "_pool",
+        "_seconds",
+        "_turn_ends",
+        "_waiting",
+        "has_time",
+        "spent",
+    )
+
+    unnoticed = TURN / 2
+    """Seconds up to which what is spent in a turn only adds up."""
+
     def __init__(self, threads: int, seconds: Histogram) -> None:
         """`seconds`: where it is counted how long each chunk took."""
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
         self._seconds = seconds
-        self._spent = 0.0
+        self.spent = 0.0
+        """Seconds, in this turn."""
         self._limit = TURN  # up to which who asks now may spend
         self.has_time = True
         """Whether this turn has time left."""
@@ -64,12 +79,12 @@ class Encoder:
 
     def spend(self, seconds: float, chunks: int) -> None:
         """Chunks have been encoded in this turn, in so many seconds in all."""
-        self._spent += seconds
+        self.spent += seconds
         # A turn that spends little counts with the next: at the pace of speech, each with an end of
         # its own took 5 % of gzip's CPU.
-        if self._spent >= TURN / 2:
+        if self.spent >= self.unnoticed:
             self._let_turn_end()
-        self.has_time = self._spent < self._limit
+        self.has_time = self.spent < self._limit
         self._seconds.add(seconds / chunks, chunks)
 
     def submit(self, job: Job, done: Done) -> None:
@@ -98,10 +113,10 @@ class Encoder:
     def _end_turn(self) -> None:
         """A new turn: first come those who had to wait."""
         self._turn_ends = False
-        self._spent = 0.0
-        while self._waiting and self._spent < TURN:
+        self.spent = 0.0
+        while self._waiting and self.spent < TURN:
             job, done = self._waiting.popleft()
-            self._limit = min(TURN, self._spent + _SHARE)
+            self._limit = min(TURN, self.spent + _SHARE)
             done(job, self.run(job))
         self._limit = 0.0 if self._waiting else TURN  # who comes now is behind those who wait
-        self.has_time = self._spent < self._limit
+        self.has_time = self.spent < self._limit

@@ -9,7 +9,7 @@ from time import perf_counter
 import structlog
 
 from proxy.audio.counters import Tally
-from proxy.tunnel.base_leg import OPEN, READ, State, now
+from proxy.tunnel.base_leg import OPEN, READ, State, now, speedups
 from proxy.tunnel.encoder import Encoder, Result
 from proxy.tunnel.leg import BackendLeg
 from proxy.websocket.audio_filter import AudioFilter
@@ -34,7 +34,6 @@ class FilteredLeg(BackendLeg):
         "_loop",
         "_over",
         "_read_at",
-        "_sent_at",
         "_timer",
         "_waits_since",
     )
@@ -57,10 +56,11 @@ class FilteredLeg(BackendLeg):
         self._encoder = encoder
         self._job: Job | None = None  # with the encoder
         self._over = False  # the backend's stream has ended
-        # Of the system's clock, in seconds; 0: never.
+        # By `perf_counter`, in seconds; 0: never.
         self._read_at = 0.0
-        self._sent_at = 0.0
         self._waits_since: float | None = 0.0  # for our first audio; None: it has been sent
+        if speedups is not None:
+            self.repeater = speedups.Repeater(audio_filter, encoder)
 
     @property
     def tally(self) -> Tally:
@@ -68,14 +68,8 @@ class FilteredLeg(BackendLeg):
         self._filter.account()
         return self._filter.tally
 
-    @property
-    def sent_at(self) -> float:
-        """When the client was last sent something, by the clock of `perf_counter`; 0: never."""
-        return self._sent_at
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def filter(self, nbytes: int) -> None:
         """Bytes came: what the filter makes of them goes to the client."""
-        self.heard = now()
         peer = self.peer
         if peer.state is not OPEN:
             return
@@ -87,14 +81,14 @@ class FilteredLeg(BackendLeg):
             if buffers is not None:
                 encoder.spend(perf_counter() - start, 1)
                 peer.writelines(buffers)
-                self._filter.tally.total.gap_seconds.add(start - self._sent_at)
-                self._sent_at = start
+                self._filter.tally.total.gap_seconds.add(start - self.sent_at)
+                self.sent_at = start
                 return
         self._read_at = start
         self._feed(data)
 
     def receive(self, data: Buffer) -> None:
-        """See `buffer_updated`."""
+        """See `filter`."""
         self.heard = now()
         if self.peer.state is OPEN:
             self._read_at = perf_counter()
@@ -155,17 +149,17 @@ class FilteredLeg(BackendLeg):
     def _note_sent(self) -> None:
         """The client was sent something: how long after what came before it."""
         total, at = self._filter.tally.total, perf_counter()
-        if self._sent_at:
-            total.gap_seconds.add(at - self._sent_at)
-        self._sent_at = at
+        if self.sent_at:
+            total.gap_seconds.add(at - self.sent_at)
+        self.sent_at = at
 
     def _note_first_audio(self) -> None:
         """How long the first audio took on its way through here, once it has left."""
         began = self._waits_since
         if not began and self._filter.has_audio:
             began = self._waits_since = self._read_at
-        if began and self._filter.tally.chunks and self._sent_at >= began:
-            self._filter.tally.total.first_audio_seconds.add(self._sent_at - began)
+        if began and self._filter.tally.chunks and self.sent_at >= began:
+            self._filter.tally.total.first_audio_seconds.add(self.sent_at - began)
             self._waits_since = None
 
     def _notice_pause(self) -> None:

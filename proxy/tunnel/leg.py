@@ -56,6 +56,7 @@ class Leg(BaseLeg, asyncio.BufferedProtocol):
         self.waits = True
         self.written = 0
         self.walker = None
+        self.sent_at = 0.0
         self._accepted = 0  # bytes of `written` that the system had taken at the last check
         # Time of the last check that saw progress, or nothing to send.
         self._progress = time.monotonic()

@@ -47,7 +47,6 @@ class AudioFilter:
 
     __slots__ = (
         "_allowed",
-        "_flags",
         "_job",
         "_kind",
         "_lossless",
@@ -55,9 +54,10 @@ class AudioFilter:
         "_rests",
         "_speaker",
         "_splitter",
-        "_steady",
         "_stream",
+        "flags",
         "has_audio",
+        "steady",
         "tally",
         "warnings",
     )
@@ -70,7 +70,8 @@ class AudioFilter:
         settings: AudioSettings,
     ) -> None:
         """`accepted`: algorithms in the client's order of preference."""
-        self._flags = flags
+        self.flags = flags
+        """What the operator decides."""
         self._policy = flags.current
         self.tally = Tally(counters)
         """What was sent on this connection."""
@@ -87,7 +88,8 @@ class AudioFilter:
         self._job: Job | None = None
         self.has_audio = False
         """Whether a binary message has begun to arrive."""
-        self._steady: Steady | None = None
+        self.steady: Steady | None = None
+        """What is done with messages like the one before, while more of them are expected."""
 
     @property
     def is_speaking(self) -> bool:
@@ -117,19 +119,19 @@ class AudioFilter:
     def feed_whole(self, data: bytes) -> list[Buffer] | None:
         """Take bytes from the backend where they are one small message, whole, and like the one
         before: it is encoded on the spot. None: they are not; `feed` them."""
-        steady = self._steady
-        if steady is None or self._flags.current is not self._policy or not steady.fits(data):
+        steady = self.steady
+        if steady is None or self.flags.current is not self._policy or not steady.fits(data):
             return None
         buffers = self._lossless.repeat(steady, data)
-        if steady.count >= steady.most or steady.trial.is_doubtful:
+        if steady.count >= steady.most or steady.trial.resting or steady.trial.is_off:
             self._end_steady()
         return buffers
 
     def feed(self, data: bytes) -> tuple[list[Buffer], Job | None]:
         """Take bytes from the backend."""
-        if self._steady is not None:
-            self._lossless.account(self._steady)
-        if self._allowed and self._flags.current is not self._policy:
+        if self.steady is not None:
+            self._lossless.account(self.steady)
+        if self._allowed and self.flags.current is not self._policy:
             self._ask_again()
         if self._splitter.feed(data):
             self.tally.sent(len(data), len(data))
@@ -180,7 +182,7 @@ class AudioFilter:
             done = len(buffers)
             buffers, next_job = self._advance(buffers)
             if next_job is None and len(buffers) == done and self._splitter.is_at_rest:
-                self._steady = self._lossless.steady(job)
+                self.steady = self._lossless.steady(job)
             return buffers, next_job
         if isinstance(job, LosslessJob):
             buffers = self._lossless.complete(job, result if isinstance(result, list) else [])
@@ -195,7 +197,7 @@ class AudioFilter:
     def _advance(self, buffers: list[Buffer]) -> tuple[list[Buffer], Job | None]:
         """Pass what passes, up to the next chunk to work on."""
         more = self._next_job(buffers)
-        if self._steady is not None and not self._splitter.is_at_rest:
+        if self.steady is not None and not self._splitter.is_at_rest:
             self._end_steady()
         return buffers, more
 
@@ -255,17 +257,17 @@ class AudioFilter:
 
     def _end_steady(self) -> None:
         """What comes next may be something else."""
-        if self._steady is not None:
-            self._lossless.account(self._steady)
-            self._steady = None
+        if self.steady is not None:
+            self._lossless.account(self.steady)
+            self.steady = None
 
     # What is to be done.
 
     def _wants(self, size: int | None, head: bytes) -> Verdict:
         """Whether a binary message is to be held: of `size` bytes, or of a size unknown yet."""
-        policy, before = self._flags.current, self._policy
+        policy, before = self.flags.current, self._policy
         self._policy = policy
-        self._steady = None
+        self.steady = None
         self.has_audio = True
         if policy is not before and policy.algorithms != before.algorithms:
             self._lossless.chooser.reset()  # who lost to another may be alone now

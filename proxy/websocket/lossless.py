@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from proxy.audio.algorithms import LOSSLESS
 from proxy.audio.chooser import (
+    LONGEST_RUN,
     NOTHING_GAINED,
     Chooser,
     LosslessTrial,
@@ -94,10 +95,12 @@ class Lossless:
     def settle(self, size: int, policy: Policy) -> tuple[int, Openings] | None:
         """How many chunks of `size` bytes, from the one on that comes, are one `run_job`, and how
         they begin; None where each is to be looked at, as there is more than one way to go."""
-        sole = self.chooser.sole(policy)
+        sole = self.chooser.sole(policy, LONGEST_RUN)
         if sole is None:
             return None
         trial, most = sole
+        if trial.is_doubtful:
+            most = 1
         room = max(1, min(_RUN_SIZE, trial.codec.inline_size) // max(1, size))
         alike = self._stream.alike(size, min(most, room))
         if alike is None or not trial.codec.takes(alike[0]):
@@ -120,7 +123,7 @@ class Lossless:
         each is to be asked about. Its chunks are to be small."""
         run, policy = job.segment, job.policy
         sole = self.chooser.sole(policy, _STEADY_MOST, ahead=1)
-        if sole is None or sole[0] is not job.trial or job.trial.is_doubtful:
+        if sole is None or sole[0] is not job.trial:
             return None
         alike = self._stream.alike(run.size, sole[1])
         if alike is None or run.size > min(_RUN_SIZE, job.trial.codec.inline_size):
@@ -143,6 +146,7 @@ class Lossless:
         try:
             encoded = steady.trial.codec.encode_chunk(chunk, policy.level)
         except CodecError as error:
+            self.account(steady)  # before it may rest, and those that come count
             self.failed(steady.trial, error, steady.cell)
         else:
             chunk.data = b""  # a silent connection keeps no frame
@@ -150,11 +154,13 @@ class Lossless:
             wire = len(head) + len(encoded.data)
             if not pays(step, wire, policy):
                 steady.cell.no_gain += 1
+                self.account(steady)
                 self._missed(steady.trial, chunk, size, encoded)
             elif policy.shadow:
-                steady.cell.shadow += 1
-                tally.total.shadow_saved_bytes += step - wire
+                steady.trial.gained()
+                self._shadow(steady.cell, step - wire)
             else:
+                steady.trial.gained()
                 tally.compressed += 1
                 tally.algorithm = steady.trial.name
                 steady.cell.add(1, size, len(encoded.data))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import struct
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.audio.counters import Counters, Tally
+from proxy.audio.gzip import Gzip
+from proxy.audio.pcm import PcmLayout
+from proxy.audio.settings import AudioSettings
+from proxy.control.flags import Flags, LiveFlags
 from proxy.tunnel import base_leg, speedups
 from proxy.tunnel.base_leg import OPEN, READ, READ_SIZE, PythonBaseLeg, State
+from proxy.tunnel.encoder import Encoder
+from proxy.tunnel.filtered_leg import FilteredLeg
 from proxy.tunnel.leg import Leg
+from proxy.tunnel.walked_leg import WalkedLeg
+from proxy.websocket.audio_filter import AudioFilter
 from proxy.websocket.walker import FrameWalker
 from tests.support import until
 from tests.tunnel.test_leg import tcp_pair
-from tests.websocket.strategies import cut, examples, read_sizes
+from tests.websocket.strategies import PCM, Item, binary, cut, examples, read_sizes
+from tests.websocket.test_runs import talks
 
 BASES = [PythonBaseLeg, speedups.BaseLeg]
 WALKERS = {PythonBaseLeg: FrameWalker, speedups.BaseLeg: speedups.FrameWalker}
@@ -32,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_they_are_used() -> None:
-    assert base_leg.HAS_SPEEDUPS
+    assert base_leg.speedups is speedups
     assert issubclass(Leg, speedups.BaseLeg)
     assert not issubclass(Leg, PythonBaseLeg)
 
@@ -221,8 +233,12 @@ def test_c_refuses_what_python_would_stumble_over() -> None:
     leg.peer = object()
     with pytest.raises(TypeError, match="its peer is no leg"):
         leg.buffer_updated(1)
+    leg.peer = speedups.BaseLeg()
     leg.walker = FrameWalker()
     with pytest.raises(TypeError, match="not a FrameWalker"):
+        leg.buffer_updated(1)
+    leg.repeater = object()
+    with pytest.raises(TypeError, match="not a Repeater"):
         leg.buffer_updated(1)
     assert leg.get_buffer(-1) is READ
 
@@ -237,3 +253,104 @@ def test_legs_that_name_each_other_are_collected() -> None:
     del one, two
     gc.collect()
     assert gone() is None
+
+
+class Asked(FilteredLeg):
+    """Counts what is left to Python."""
+
+    asked = 0
+
+    def filter(self, nbytes: int) -> None:
+        self.asked += 1
+        super().filter(nbytes)
+
+
+async def told(
+    sent: Sequence[Item], flags: Sequence[Flags], pcm_layout: PcmLayout | None, *, in_c: bool
+) -> tuple[bytes, Counters, Tally, int]:
+    """What comes of messages, each in a read of its own, with `flags` in force in turn."""
+    near, other = await tcp_pair()
+    counters, live = Counters(), LiveFlags(flags[0])
+    encoder = Encoder(1, counters.encode_seconds)
+    audio_filter = AudioFilter(("gzip",), live, counters, AudioSettings(pcm_layout=pcm_layout))
+    leg = Asked(near, lambda: None, audio_filter, encoder, 3600.0)
+    client = WalkedLeg(near, lambda: None)
+    leg.peer, client.peer = client, leg
+    client.attach(1 << 20)
+    if not in_c:
+        del leg.repeater
+    got = bytearray()
+    other.setblocking(False)
+    for number, item in enumerate(sent):
+        live.current = flags[number * len(flags) // len(sent)]
+        READ[: len(item.wire)] = item.wire
+        leg.buffer_updated(len(item.wire))
+        await until(lambda: not (leg.is_paused or client.backlog))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                got += other.recv(1 << 20)
+    tally = leg.tally
+    leg.eof_received()
+    await until(lambda: client.state is not OPEN)
+    with other:
+        got += await asyncio.get_running_loop().sock_recv(other, 1 << 20)
+    near.abort()
+    encoder.close()
+    client.leave()
+    leg.leave()
+    assert sum(counters.encode_seconds.counts) >= counters.algorithm("gzip").chunks
+    assert counters.encode_seconds.sum < 60
+    for timing in (counters.encode_seconds, counters.first_audio_seconds, counters.gap_seconds):
+        timing.sum = 0.0
+        timing.counts = [sum(timing.counts)]
+    return bytes(got), counters, tally, leg.asked
+
+
+LAYOUT = PcmLayout("s16le", 22_050, 1)
+FLAGS = st.sampled_from(
+    (
+        Flags(),
+        Flags(),
+        Flags(min_gain=0.2),
+        Flags(shadow=True),
+        Flags(enabled=False),
+        Flags(level=3),
+    )
+)
+
+
+@examples(25)
+@given(talks(), st.lists(FLAGS, min_size=1, max_size=4), st.sampled_from((None, LAYOUT)))
+async def test_what_is_repeated_in_c_is_what_python_makes(
+    sent: list[Item], flags: list[Flags], layout: PcmLayout | None
+) -> None:
+    in_c = await told(sent, flags, layout, in_c=True)
+    in_python = await told(sent, flags, layout, in_c=False)
+    assert in_c[0] == in_python[0]
+    assert in_c[1] == in_python[1]
+    assert in_c[2] == in_python[2]
+    assert in_python[3] == len(sent)
+
+
+async def test_most_of_speech_is_repeated_in_c() -> None:
+    sent = [binary(PCM[at : at + 4096]) for at in range(0, 100 * 4096, 4096)]
+    wire, counters, tally, asked = await told(sent, [Flags()], LAYOUT, in_c=True)
+    assert asked < 15
+    assert tally.compressed == counters.algorithm("gzip").chunks > 60
+    assert counters.no_gain + tally.compressed == tally.chunks == 100
+    assert tally.wire_bytes == len(wire)
+
+
+async def test_a_fault_in_c_costs_no_lesson() -> None:
+    """Of what Python gives it to go by: it is told of, and Python deals with the message."""
+    sent = [binary(PCM[at : at + 4096]) for at in range(0, 20 * 4096, 4096)]
+    usual = await told(sent, [Flags()], LAYOUT, in_c=True)
+    faults: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", faults.append)
+        patch.setattr(Gzip, "plain", lambda *_: 1 / 0)
+        faulty = await told(sent, [Flags()], LAYOUT, in_c=True)
+    assert {fault.exc_type for fault in faults} == {ZeroDivisionError}
+    assert len(faults) < 5  # once for each `Steady`
+    assert faulty[:3] == usual[:3]
+    assert faulty[3] == len(sent)

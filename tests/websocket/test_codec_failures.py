@@ -98,7 +98,7 @@ class Unforeseen(Unchecked):
         raise ZeroDivisionError
 
 
-@dataclass
+@dataclass(slots=True)
 class Live:
     current: Any
 
