@@ -502,8 +502,13 @@ static int fits(Repeater *self, const unsigned char *data, Py_ssize_t size)
     PyObject *steady = *self->at[FILTER_steady];
     if (steady == NULL || steady == Py_None)
         return 0;
-    if (steady != self->held[STEADY] && take_steady(self, steady) < 0)
-        return -1;
+    if (steady != self->held[STEADY]) {
+        Py_ssize_t step = as_size(steady, name_step);
+        if (step != size) /* in bulk none does, and there is one for each read */
+            return step < 0 ? -1 : 0;
+        if (take_steady(self, steady) < 0)
+            return -1;
+    }
     if (self->step != size || memcmp(data, self->header, self->header_size))
         return 0;
     if (*self->at[FLAGS_current] != self->held[POLICY])

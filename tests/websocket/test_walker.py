@@ -21,8 +21,8 @@ runs = st.lists(st.tuples(frames, st.integers(1, 60)), max_size=5).map(
 )
 
 
-# In Python and in C.
-BOTH = pytest.mark.parametrize("make", [FrameWalker, speedups.FrameWalker])
+EITHER = (FrameWalker, speedups.FrameWalker)
+makers = st.sampled_from(EITHER)
 
 
 def ends_of(sent: list[bytes]) -> set[int]:
@@ -34,9 +34,8 @@ def ends_of(sent: list[bytes]) -> set[int]:
     return ends
 
 
-@BOTH
 @examples(50)
-@given(runs, read_sizes, st.booleans(), st.sampled_from((0, 0x40)))
+@given(makers, runs, read_sizes, st.booleans(), st.sampled_from((0, 0x40)))
 def test_it_knows_where_frames_end(
     make: type[FrameWalker], sent: list[Frame], reads: list[int], masked: bool, reserved: int
 ) -> None:
@@ -52,9 +51,8 @@ def test_it_knows_where_frames_end(
         assert not walker.closed
 
 
-@BOTH
 @examples(60)
-@given(streams, read_sizes)
+@given(makers, streams, read_sizes)
 def test_behind_a_close_frame_nothing_may_be_put(
     make: type[FrameWalker], sent: list[Item], reads: list[int]
 ) -> None:
@@ -70,7 +68,7 @@ def test_behind_a_close_frame_nothing_may_be_put(
             assert not walker.is_between
 
 
-@BOTH
+@pytest.mark.parametrize("make", EITHER)
 def test_a_size_that_cannot_be_is_waited_for(make: type[FrameWalker]) -> None:
     walker = make()
     walker.feed(b"\x82\x7f" + b"\xff" * 8 + b"abc", 13)
@@ -79,8 +77,9 @@ def test_a_size_that_cannot_be_is_waited_for(make: type[FrameWalker]) -> None:
     assert not walker.is_between
 
 
-@BOTH
-@given(st.integers(0, 65_535), st.binary(max_size=100), st.booleans(), st.binary(max_size=300))
+@given(
+    makers, st.integers(0, 65_535), st.binary(max_size=100), st.booleans(), st.binary(max_size=300)
+)
 def test_a_close_frame_says_its_code_and_nothing_behind_it_counts(
     make: type[FrameWalker], code: int, reason: bytes, masked: bool, behind: bytes
 ) -> None:
