@@ -268,6 +268,8 @@ static PyObject *BaseLeg_is_direct(BaseLeg *self, PyObject *none)
 
 static PyObject *BaseLeg_get_buffer(BaseLeg *self, PyObject *sizehint)
 {
+    if (read_view == NULL)
+        return PyErr_Format(PyExc_RuntimeError, "`share` was not called");
     return Py_NewRef(read_view);
 }
 
@@ -370,6 +372,14 @@ static int put(PyObject **place, PyObject *value)
     return 0;
 }
 
+static int add_float(PyObject **place, double by)
+{
+    double before = *place == NULL ? 0.0 : PyFloat_AsDouble(*place);
+    if (before == -1.0 && PyErr_Occurred())
+        return -1;
+    return put(place, PyFloat_FromDouble(before + by));
+}
+
 static int add(PyObject **place, Py_ssize_t by)
 {
     Py_ssize_t before = *place == NULL ? 0 : PyLong_AsSsize_t(*place);
@@ -390,7 +400,7 @@ static int add_seconds(PyObject **counts, PyObject **sum, double seconds)
     }
     if (add(&((PyListObject *)*counts)->ob_item[number], 1) < 0)
         return -1;
-    return put(sum, PyFloat_FromDouble(PyFloat_AsDouble(*sum) + seconds));
+    return add_float(sum, seconds);
 }
 
 static int now_seconds(double *now)
@@ -538,7 +548,7 @@ static PyObject *encode(Repeater *self, unsigned char *data, Py_ssize_t size)
 {
     PyObject *plain = self->held[COMPRESS];
     Py_ssize_t count = PyTuple_GET_SIZE(plain);
-    if (count > MOST_ARGS)
+    if (count < 1 || count > MOST_ARGS)
         return NULL;
     PyObject *args[MOST_ARGS];
     PyObject *chunk = PyBytes_FromStringAndSize((char *)data, size);
@@ -619,9 +629,11 @@ static int count_chunk(Repeater *self, Py_ssize_t wire, Py_ssize_t encoded)
 static int spend(Repeater *self, double seconds)
 {
     PyObject **spent = self->at[ENCODER_spent];
-    double after = PyFloat_AsDouble(*spent) + seconds;
-    if (after < self->unnoticed)
-        return put(spent, PyFloat_FromDouble(after)) < 0
+    double before = PyFloat_AsDouble(*spent);
+    if (before == -1.0 && PyErr_Occurred())
+        return -1;
+    if (before + seconds < self->unnoticed)
+        return add_float(spent, seconds) < 0
                    ? -1
                    : add_seconds(self->at[SECONDS_counts], self->at[SECONDS_sum], seconds);
     PyObject *took = PyFloat_FromDouble(seconds), *one = PyLong_FromLong(1);
@@ -641,6 +653,8 @@ static int spend(Repeater *self, double seconds)
 static int repeat(Repeater *self, BaseLeg *leg, BaseLeg *peer, unsigned char *data, Py_ssize_t size)
 {
     double start, end;
+    if (self->held[ENCODER] == NULL) /* collected */
+        return 0;
     int found = *self->at[ENCODER_has_time] == Py_True ? fits(self, data, size) : 0;
     if (found < 0 || (found && now_seconds(&start) < 0)) {
         PyErr_WriteUnraisable((PyObject *)leg);
@@ -666,14 +680,16 @@ static int repeat(Repeater *self, BaseLeg *leg, BaseLeg *peer, unsigned char *da
         PyErr_WriteUnraisable((PyObject *)leg);
         end = start;
     }
+    /* Each of these on its own: who follows the audio is to know of each message. */
+    if (count_chunk(self, pays ? wire : size, pays ? length : -1) < 0)
+        PyErr_WriteUnraisable((PyObject *)leg);
+    if (spend(self, end - start) < 0 || (pays && self->doubtful && end_doubt(self) < 0))
+        PyErr_WriteUnraisable((PyObject *)leg);
     int failed = pays ? send_pieces(peer, pieces) : send_bytes(peer, data, size);
     Py_DECREF(encoded);
     if (failed)
         return -1;
-    if (spend(self, end - start) < 0 ||
-        count_chunk(self, pays ? wire : size, pays ? length : -1) < 0 ||
-        (pays && self->doubtful && end_doubt(self) < 0) ||
-        add_seconds(self->at[GAPS_counts], self->at[GAPS_sum], start - leg->sent_at) < 0)
+    if (add_seconds(self->at[GAPS_counts], self->at[GAPS_sum], start - leg->sent_at) < 0)
         PyErr_WriteUnraisable((PyObject *)leg);
     leg->sent_at = start;
     return 1;
@@ -756,8 +772,11 @@ static PyObject *BaseLeg_buffer_updated(BaseLeg *self, PyObject *nbytes)
     if (self->repeater != NULL) {
         if (!Py_IS_TYPE(self->repeater, &Repeater_Type))
             done = (PyErr_Format(PyExc_TypeError, "not a Repeater: %R", self->repeater), -1);
-        else if (peer->state == open_state)
-            done = repeat((Repeater *)self->repeater, self, peer, read_buffer.buf, size);
+        else if (peer->state == open_state) {
+            Repeater *repeater = (Repeater *)Py_NewRef(self->repeater);
+            done = repeat(repeater, self, peer, read_buffer.buf, size);
+            Py_DECREF(repeater);
+        }
     } else if (self->walker != NULL && self->walker != Py_None) {
         if (!Py_IS_TYPE(self->walker, &FrameWalker_Type)) {
             done = (PyErr_Format(PyExc_TypeError, "not a FrameWalker: %R", self->walker), -1);
@@ -772,6 +791,16 @@ static PyObject *BaseLeg_buffer_updated(BaseLeg *self, PyObject *nbytes)
     if (!done)
         return PyObject_CallMethodOneArg((PyObject *)self, name_filter, nbytes);
     Py_RETURN_NONE;
+}
+
+static PyObject *BaseLeg_new(PyTypeObject *type, PyObject *args, PyObject *named)
+{
+    BaseLeg *self = (BaseLeg *)type->tp_alloc(type, 0); /* zeroed */
+    if (self != NULL) {
+        self->file = -1;
+        self->waits = 1;
+    }
+    return (PyObject *)self;
 }
 
 static int BaseLeg_traverse(BaseLeg *self, visitproc visit, void *arg)
@@ -833,7 +862,7 @@ static PyTypeObject BaseLeg_Type = {
     .tp_dealloc = (destructor)BaseLeg_dealloc,
     .tp_methods = BaseLeg_methods,
     .tp_members = BaseLeg_members,
-    .tp_new = PyType_GenericNew,
+    .tp_new = BaseLeg_new,
 };
 
 /* The module */
