@@ -187,7 +187,7 @@ FIRST_BYTES = {
     known: bytes({*range(256)} - {*_PROBES} | {*_OWN.get(known, b"")}) for known in Format
 }
 """A chunk that begins with one of these bytes is no other format to `sniff` than a given one."""
-_MARKS = (b"\xff[\xe0-\xff]", b"ID3", b"OggS\0", b"RIFF", b"RF64", b"fLaC", b"\x1a\x45\xdf\xa3")
+_MARKS = (mpeg.MARK, b"ID3", b"OggS\0", b"RIFF", b"RF64", b"fLaC", b"\x1a\x45\xdf\xa3")
 OTHER_MARKS = {
     known: re.compile(b"|".join(mark for mark in _MARKS if mark[0] not in FIRST_BYTES[known]))
     for known in Format

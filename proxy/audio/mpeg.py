@@ -6,7 +6,7 @@ Only headers are read: where a frame ends, what it decodes to, which earlier byt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -48,9 +48,20 @@ _AAC_MAX_SIZE = 768  # bytes of one block and channel: a decoder's input buffer 
 _INFO_TAGS = (b"Xing", b"Info")
 _VBRI_OFFSET = 36
 
-# The third byte of no header is 0xFF (a forbidden bitrate, a reserved sample rate), but silence in
-# mu-law is nothing else, and a candidate in every byte would be slow.
-_CANDIDATE = re.compile(rb"\xff(?=[\xe0-\xff][^\xff])")
+
+def _any_of(values: Iterable[int]) -> bytes:
+    return b"[%b]" % b"".join(b"\\x%02x" % value for value in values)
+
+
+MARK = b"\xff(?=[\xe2\xe3\xf2-\xf5\xfa-\xfd]%b|[\xf0\xf1\xf8\xf9]%b)" % (
+    _any_of(each for each in range(256) if 0 < each >> 4 < 15 and each >> 2 & 3 < 3),
+    _any_of(each for each in range(256) if each >> 2 & 0xF < len(_ADTS_RATES)),
+)
+"""The three bytes that frames of MPEG, layers II and III, and of AAC begin with, as an expression:
+sync; version and layer; bitrate and sample rate, or sampling_frequency_index. Quiet PCM is full of
+FF FF, and silence in mu-law is nothing else."""
+
+_CANDIDATE = re.compile(MARK)
 _SEARCH_SIZE = 4096  # bytes; the largest frame of MPEG has 1,729, one of stereo AAC 1,545
 
 

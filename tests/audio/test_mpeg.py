@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.audio.mpeg import (
+    MARK,
     FrameHeader,
     ParseHeader,
     find_frames,
@@ -311,6 +313,21 @@ def test_a_frame_is_looked_for_in_the_first_4_kib() -> None:
 def test_layer_1_is_parsed_and_not_looked_for() -> None:
     frame = bytes.fromhex("ffff1a04").ljust(52, b"\0")
     assert find_frames(frame * 9, parse_mp3_header) is None
+
+
+@pytest.mark.parametrize(
+    ("parse", "rest"), [(parse_mp3_header, "00"), (parse_adts_header, "40 20 00")]
+)
+def test_the_mark_is_what_headers_begin_with(parse: ParseHeader, rest: str) -> None:
+    mark = re.compile(MARK)
+    found = 0
+    for first in range(1 << 16):
+        data = b"\xff" + first.to_bytes(2, "big") + bytes.fromhex(rest).ljust(4, b"\0")
+        header = parse(data, 0)
+        if header is not None and header.samples != 384:  # layer I is not looked for
+            found += 1
+            assert mark.match(data)
+    assert found > 200
 
 
 @pytest.mark.parametrize("parse", [parse_mp3_header, parse_adts_header])
