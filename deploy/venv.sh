@@ -3,7 +3,7 @@
 #
 #   sh deploy/venv.sh [GROUP...]      GROUP: a dependency group of pyproject.toml, such as test
 #
-# Does nothing where that has been done, works, and neither pyproject.toml nor the part in C has
+# Does nothing where that has been done, works, and neither pyproject.toml nor what is in C has
 # changed since.
 # PYTHON names the interpreter to use; otherwise the newest of 3.11 and later is looked for.
 set -eu
@@ -72,7 +72,7 @@ sys.exit(not (here and pathlib.Path(sys.prefix) == root / ".venv"))' "$root" 2>/
 # is_installed NAME, set_installed NAME: for the files of now, and the compiler: what is in C is
 # built by installing, where there is one.
 stamp() {
-    cat "$root/pyproject.toml" "$root/proxy/tunnel/speedups.c" | cksum
+    cat "$root/pyproject.toml" "$root"/proxy/*/*.c | cksum
     "$venv/bin/python" -c 'import pathlib, sysconfig
 print(pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
     command -v gcc || true

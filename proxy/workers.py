@@ -25,6 +25,7 @@ import structlog
 from proxy import __version__
 from proxy.app import Place, serve
 from proxy.audio.algorithms import MISSING
+from proxy.audio.gzip import huffman
 from proxy.config import Settings
 from proxy.control.roster import Roster
 from proxy.errors import AudioProxyError, ConfigError
@@ -114,7 +115,7 @@ class Supervisor:
                         stack.callback(sock.close)
             for name, remedy in MISSING.items():
                 log.warning(f"{name} is not offered: it is not installed", remedy=remedy)
-            if speedups is None:
+            if speedups is None or huffman is None:
                 log.warning("chunks cost more CPU: the part in C is not installed", remedy=BUILD)
             _raise_file_limit(settings.max_connections)
             self._roster = Roster.open(settings.state_dir)

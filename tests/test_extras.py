@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from websockets.asyncio.client import connect
 
 from tests.support.backends import websockets_backend
@@ -74,8 +75,9 @@ async def test_what_is_not_installed_is_not_offered_and_the_log_says_how_to_get_
         assert await offered(address, "gzip") == "gzip"
 
 
-async def test_without_the_part_in_c_it_serves_and_says_so(tmp_path: Path) -> None:
-    async with running(tmp_path, ["proxy.tunnel.speedups"]) as (address, log):
+@pytest.mark.parametrize("missing", ["proxy.tunnel.speedups", "proxy.audio.huffman"])
+async def test_without_the_part_in_c_it_serves_and_says_so(tmp_path: Path, missing: str) -> None:
+    async with running(tmp_path, [missing]) as (address, log):
         (line,) = of_missing(log)
         assert "the part in C is not installed" in line
         assert "python3-dev" in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from proxy.audio.pcm import PcmLayout
 from proxy.audio.stream import Chunk
 
 KNOWN = ("gzip", "flac", "opus")
@@ -28,9 +29,9 @@ class Codec(Protocol):
     inline_size: int
     """Up to so many bytes, encoding costs less than handing the chunk to a thread."""
 
-    def plain(self, level: int) -> tuple[Any, ...] | None:
+    def plain(self, layout: PcmLayout | None, level: int) -> tuple[Any, ...] | None:
         """(a function, what it takes behind the data), where such a call is all that
-        `encode_chunk` does at `level`, whatever the chunk is, and `Encoded.extra` None."""
+        `encode_chunk` does at `level` with a chunk of that layout, and `Encoded.extra` None."""
         ...
 
     def takes(self, chunk: Chunk) -> bool:

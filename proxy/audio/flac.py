@@ -14,7 +14,7 @@ from typing import Any
 
 from proxy.audio.codec import Encoded
 from proxy.audio.flac_frames import SMALLEST_BLOCK, renumbered, stream_info, verbatim
-from proxy.audio.pcm import FLOATS, Buffer
+from proxy.audio.pcm import FLOATS, Buffer, PcmLayout
 from proxy.audio.pyav import av, encode, has_codec
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
@@ -66,7 +66,7 @@ class Flac:
         self._idle: dict[_Key, Any] = {}  # the one used last stands last
         self._recent: deque[_Key] = deque(maxlen=16)
 
-    def plain(self, level: int) -> None:
+    def plain(self, layout: PcmLayout | None, level: int) -> None:
         """See `Codec`: the layout of its samples decides."""
 
     def takes(self, chunk: Chunk) -> bool:

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from proxy.audio.codec import Encoded
+from proxy.audio.pcm import Buffer, PcmLayout
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
 
@@ -16,6 +17,12 @@ try:
 except ImportError:  # no wheel for this platform: see pyproject.toml
     _isal = None
 
+huffman: ModuleType | None
+try:
+    from proxy.audio import huffman
+except ImportError:  # no compiler: see pyproject.toml
+    huffman = None
+
 _GZIP_WBITS = 31  # 15-bit window, gzip header and trailer
 
 # Our level -> the library's. ISA-L's own level 0 has a fixed Huffman table and made 4 KiB chunks
@@ -23,6 +30,13 @@ _GZIP_WBITS = 31  # 15-bit window, gzip header and trailer
 # 14.4 % saved; 6, 118 us, 14.7 %; 9, 200 us, 14.7 % (ISA-L: 30 to 36 us, 14.4 %).
 _ISAL_LEVELS = (1, 1, 2, 3)
 _ZLIB_LEVELS = (1, 1, 6, 9)
+
+
+# In samples of one channel and 16 bits or more hardly anything repeats: without looking for it
+# (huffman.c), 4 KiB of speech take 15 to 20 us instead of 30 to 40, and 14.2 % is saved instead of
+# 14.4; 16 KiB 40 us instead of 86, 14.1 % instead of 14.6. (Two channels: 16.0 % instead of 19.7;
+# mu-law: 7.4 % instead of 9.3.) So it is done at the levels that ask for speed.
+_HUFFMAN_LEVEL = 1
 
 
 # Handing a chunk to a thread costs 40 to 60 us of CPU on the event loop alone. ISA-L takes 46 us
@@ -46,10 +60,11 @@ class Gzip:
             self._compress = zlib.compress
             self._levels = _ZLIB_LEVELS
             self.inline_size = _ZLIB_INLINE
+        self._crc32 = (_isal or zlib).crc32
 
-    def plain(self, level: int) -> tuple[Any, ...]:
+    def plain(self, layout: PcmLayout | None, level: int) -> tuple[Any, ...]:
         """See `Codec`."""
-        return self._compress, self._levels[level], _GZIP_WBITS
+        return self._plain(layout, level)
 
     def takes(self, chunk: Chunk) -> bool:
         """Everything."""
@@ -57,15 +72,27 @@ class Gzip:
 
     def encode_chunk(self, chunk: Chunk, level: int) -> Encoded:
         """Compress a chunk; see `encode`."""
-        return Encoded(self.encode(chunk.data, level))
+        return Encoded(self._encode(chunk.data, chunk.layout, level))
 
-    def encode(self, data: bytes | bytearray | memoryview, level: int) -> bytes:
-        """Compress `data` at `level`, 0 (fastest) to 3 (smallest)."""
+    def encode(self, data: Buffer, level: int) -> bytes:
+        """Compress `data`, whatever it is, at `level`, 0 (fastest) to 3 (smallest)."""
+        return self._encode(data, None, level)
+
+    def _encode(self, data: Buffer, layout: PcmLayout | None, level: int) -> bytes:
         try:
-            encoded: bytes = self._compress(data, self._levels[level], _GZIP_WBITS)
+            compress, *rest = self._plain(layout, level)
+            encoded: bytes = compress(data, *rest)
         except Exception as error:
             raise CodecError(f"gzip of {len(data)} bytes failed: {error}") from error
         return encoded
+
+    def _plain(self, layout: PcmLayout | None, level: int) -> tuple[Any, ...]:
+        compress = self._compress, self._levels[level], _GZIP_WBITS
+        if huffman is None or layout is None or level > _HUFFMAN_LEVEL:
+            return compress
+        if layout.channels > 1 or layout.sample_size < 2:
+            return compress
+        return huffman.compress, self._crc32, *compress
 
 
 GZIP = Gzip()

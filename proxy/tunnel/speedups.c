@@ -292,7 +292,7 @@ enum { FILTER, ENCODER, FLAGS, TALLY, TOTAL, GAPS, SECONDS,
 #define PLACE(owner, name) owner##_##name,
 enum { PLACES(PLACE) PLACES_OF_STEADY(PLACE) ALL_PLACES };
 
-enum { MOST_ARGS = 4, MARK_SIZE = 5, LONGEST_HEAD = 128 };
+enum { MOST_ARGS = 8, MARK_SIZE = 5, LONGEST_HEAD = 128 };
 
 typedef struct {
     PyObject_HEAD
@@ -472,7 +472,7 @@ static int take_steady(Repeater *self, PyObject *steady)
         (level = PyObject_GetAttr(policy, name_level)) == NULL ||
         hold(self, ALGORITHM, trial, name_name) < 0)
         goto end;
-    PyObject *plain = PyObject_CallMethodOneArg(codec, name_plain, level);
+    PyObject *plain = PyObject_CallMethodObjArgs(codec, name_plain, layout, level, NULL);
     if (plain == NULL)
         goto end;
     self->held[COMPRESS] = plain;
