@@ -65,6 +65,15 @@ class Policy(Protocol):
         ...
 
 
+class LivePolicy(Protocol):
+    """Where the operator's record is found. It is replaced whole, at any moment."""
+
+    @property
+    def current(self) -> Policy:
+        """The record in force."""
+        ...
+
+
 def worth_trying(size: int, policy: Policy) -> bool:
     """Whether a chunk of `size` bytes is to be encoded at all."""
     return policy.enabled and size >= policy.min_size

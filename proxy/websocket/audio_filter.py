@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from proxy.audio import opus
-from proxy.audio.chooser import Policy
+from proxy.audio.chooser import LivePolicy
 from proxy.audio.counters import AlgorithmCounters, Counters, Passed, Tally
 from proxy.audio.formats import Format, sniff
 from proxy.audio.opus import Spoken
@@ -25,15 +24,6 @@ _SNIFFED = 40
 """Bytes that tell whether another kind of audio begins."""
 _UNTIL_CHANGED = 64
 """Messages that pass unasked while nothing is to be compressed; then they are counted."""
-
-
-class LivePolicy(Protocol):
-    """Where the operator's record is found. It is replaced whole, at any moment."""
-
-    @property
-    def current(self) -> Policy:
-        """The record in force."""
-        ...
 
 
 class AudioFilter:
@@ -123,9 +113,16 @@ class AudioFilter:
         if steady is None or self.flags.current is not self._policy or not steady.fits(data):
             return None
         buffers = self._lossless.repeat(steady, data)
-        if steady.count >= steady.most or steady.trial.resting or steady.trial.is_off:
-            self._end_steady()
+        self._review(steady)
         return buffers
+
+    def missed(self, encoded: int) -> None:
+        """A message like those of `steady` was encoded to so many bytes, which did not pay. It has
+        been counted."""
+        steady = self.steady
+        assert steady is not None
+        self._lossless.missed(steady, encoded)
+        self._review(steady)
 
     def feed(self, data: bytes) -> tuple[list[Buffer], Job | None]:
         """Take bytes from the backend."""
@@ -254,6 +251,10 @@ class AudioFilter:
         self._end_steady()
         self.tally.passed(1, Passed.OTHER)
         self._stream.skip(size)
+
+    def _review(self, steady: Steady) -> None:
+        if steady.count >= steady.most or steady.trial.resting or steady.trial.is_off:
+            self._end_steady()
 
     def _end_steady(self) -> None:
         """What comes next may be something else."""

@@ -154,8 +154,7 @@ class Lossless:
             wire = len(head) + len(encoded.data)
             if not pays(step, wire, policy):
                 steady.cell.no_gain += 1
-                self.account(steady)
-                self._missed(steady.trial, chunk, size, encoded)
+                self.missed(steady, len(encoded.data))
             elif policy.shadow:
                 steady.trial.gained()
                 self._shadow(steady.cell, step - wire)
@@ -168,6 +167,12 @@ class Lossless:
                 return [head, encoded.data]
         tally.sent(step, step)
         return [frame]
+
+    def missed(self, steady: Steady, encoded: int) -> None:
+        """A message was encoded to so many bytes, which did not pay."""
+        self.account(steady)
+        size = steady.step - len(steady.header)
+        self._missed(steady.trial, steady.chunk, size, encoded)
 
     def account(self, steady: Steady) -> None:
         """Tell those who follow the audio of what has come by `steady`."""
@@ -199,7 +204,7 @@ class Lossless:
                 if not pays(step, wire, policy):
                     cell.no_gain += 1
                     self._pass(buffers, frames[at : at + step])
-                    self._missed(trial, job.chunk, size, attempt)
+                    self._missed(trial, job.chunk, size, len(attempt.data))
                 elif policy.shadow:
                     trial.gained()
                     self._shadow(cell, step - wire)
@@ -264,7 +269,7 @@ class Lossless:
         elif tried:
             self._cell(tried[0][0], job.chunk).no_gain += 1
             for trial, attempt in tried:
-                self._missed(trial, job.chunk, size, attempt)
+                self._missed(trial, job.chunk, size, len(attempt.data))
         buffers: list[Buffer] = []
         self._pass(buffers, message.frames)
         return buffers
@@ -277,10 +282,10 @@ class Lossless:
             self.chooser.reset()
             self._warnings.append(f"{trial.name} is off for this connection: {error}")
 
-    def _missed(self, trial: Trial, chunk: Chunk, size: int, attempt: Encoded) -> None:
-        """A chunk of `size` bytes was encoded, and it did not pay."""
+    def _missed(self, trial: Trial, chunk: Chunk, size: int, encoded: int) -> None:
+        """A chunk of `size` bytes was encoded to `encoded`, and it did not pay."""
         # Samples that gained a little too little are loud: the next may be soft.
-        if chunk.layout is None or len(attempt.data) > NOTHING_GAINED * size:
+        if chunk.layout is None or encoded > NOTHING_GAINED * size:
             trial.missed()
         if trial.resting and not chunk.format.is_compressed:
             self._stream.doubt()

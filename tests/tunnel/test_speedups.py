@@ -261,8 +261,8 @@ class Patient(Encoder):
 
     unnoticed = math.inf
 
-    def spend(self, seconds: float, chunks: int) -> None:
-        super().spend(seconds, chunks)
+    def spend(self, start: float, end: float, chunks: int) -> None:
+        super().spend(start, end, chunks)
         self.has_time = True
 
 
@@ -346,7 +346,7 @@ async def test_what_is_repeated_in_c_is_what_python_makes(
 async def test_most_of_speech_is_repeated_in_c() -> None:
     sent = [binary(PCM[at : at + 4096]) for at in range(0, 100 * 4096, 4096)]
     wire, counters, tally, asked = await told(sent, [Flags()], LAYOUT, in_c=True)
-    assert asked < 15
+    assert asked <= 2  # the first two
     assert tally.compressed == counters.algorithm("gzip").chunks > 60
     assert counters.no_gain + tally.compressed == tally.chunks == 100
     assert tally.wire_bytes == len(wire)
