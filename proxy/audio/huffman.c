@@ -210,7 +210,7 @@ static void write_block_header(Bits *bits, const Code *codes, int is_last)
 /* How often each value occurs. Four counts: the same value twice in a row need not wait. */
 static void count_bytes(const unsigned char *data, int size, uint32_t *counts)
 {
-    uint32_t some[4][256] = {0};
+    uint16_t some[4][256] = {0};
     int i = 0;
     for (; i + 4 <= size; i += 4) {
         some[0][data[i]]++;

@@ -12,6 +12,7 @@
 
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CLOSE = 0x8, NO_CODE = 1005, LONGEST_HEADER = 14, LONGEST_CONTROL = 125 };
@@ -403,8 +404,16 @@ static int add_seconds(PyObject **counts, PyObject **sum, double seconds)
     return add_float(sum, seconds);
 }
 
+/* `time.perf_counter` */
 static int now_seconds(double *now)
 {
+#ifdef __linux__ /* which asks this clock, and makes an object of what it says */
+    struct timespec time;
+    if (clock_gettime(CLOCK_MONOTONIC, &time) == 0) {
+        *now = (double)time.tv_sec + time.tv_nsec * 1e-9;
+        return 0;
+    }
+#endif
     PyObject *value = PyObject_CallNoArgs(perf_counter);
     if (value == NULL)
         return -1;

@@ -202,10 +202,12 @@ def test_chunks_that_came_together_are_encoded_together() -> None:
     assert len(sizes) < 12
 
 
-def test_large_chunks_are_encoded_one_by_one() -> None:
+@pytest.mark.parametrize(("size", "most"), [(65_536, 2), (65_537, 1)])
+def test_of_large_chunks_few_are_encoded_together(size: int, most: int) -> None:
     """A job is bounded by its bytes: others get their turn."""
-    jobs = jobs_of([binary(PCM[at : at + 65_536]) for at in range(0, 6 * 65_536, 65_536)])
-    assert sizes_of(jobs) == [1] * 6
+    sizes = sizes_of(jobs_of([binary(PCM[at : at + size]) for at in range(0, 6 * size, size)]))
+    assert sum(sizes) == 6
+    assert max(sizes) == most
 
 
 def test_a_run_ends_before_the_end_of_a_wav() -> None:
