@@ -273,7 +273,13 @@ async def test_a_run_folder_that_is_gone_costs_figures_and_nobody_the_service(
     tmp_path: Path,
 ) -> None:
     async with tutor() as backend, proxy_process(backend, tmp_path, "--workers", "2") as process:
-        shutil.rmtree(tmp_path / "runs")
+        runs = tmp_path / "runs"
+
+        def is_gone() -> bool:  # while workers write to it
+            shutil.rmtree(runs, ignore_errors=True)
+            return not runs.exists()
+
+        await until(is_gone)
         before = process.workers
         os.kill(before[0], signal.SIGKILL)
         await until(lambda: len(process.workers) == 2 and process.workers != before)
