@@ -10,4 +10,4 @@ def compress(
     *rest: int,
 ) -> bytes:
     """One gzip member, by Huffman coding alone; `otherwise(data, *rest)` where `data` is empty,
-    larger than 128 KiB, or becomes so small that more must repeat in it."""
+    larger than 64 KiB, or becomes so small that more must repeat in it."""

@@ -26,15 +26,15 @@ Result = Attempts | Spoken | None
 Done = Callable[[Job, Result], None]
 
 
-def _run(job: Job) -> tuple[Result, float, float]:
-    """A job's result, or None where it failed beyond what a codec may; when it began and ended."""
+def _run(job: Job) -> tuple[Result, float]:
+    """A job's result, or None where it failed beyond what a codec may; and seconds."""
     start = perf_counter()
     try:
         result: Result = job.run()
     except Exception:  # a lesson goes on without compression, whatever the fault
         log.exception("a chunk could not be encoded")
         result = None
-    return result, start, perf_counter()
+    return result, perf_counter() - start
 
 
 class Encoder:
@@ -47,15 +47,12 @@ class Encoder:
         "_seconds",
         "_turn_ends",
         "_waiting",
-        "ended",
         "has_time",
         "spent",
     )
 
     unnoticed = TURN / 2
     """Seconds up to which what is spent in a turn only adds up."""
-    pause = TURN / 4
-    """Seconds without encoding that others have had: a new turn begins."""
 
     def __init__(self, threads: int, seconds: Histogram) -> None:
         """`seconds`: where it is counted how long each chunk took."""
@@ -64,8 +61,6 @@ class Encoder:
         self._seconds = seconds
         self.spent = 0.0
         """Seconds, in this turn."""
-        self.ended = 0.0
-        """When the last chunk was encoded, by `perf_counter`."""
         self._limit = TURN  # up to which who asks now may spend
         self.has_time = True
         """Whether this turn has time left."""
@@ -78,21 +73,19 @@ class Encoder:
 
     def run(self, job: Job) -> Result:
         """Run a small job; None where it failed beyond what a codec may."""
-        result, start, end = _run(job)
-        self.spend(start, end, job.chunks)
+        result, seconds = _run(job)
+        self.spend(seconds, job.chunks)
         return result
 
-    def spend(self, start: float, end: float, chunks: int) -> None:
-        """Chunks have been encoded in this turn, from `start` to `end` by `perf_counter`."""
-        # At the pace of speech, to schedule the end of each turn took 5 % of gzip's CPU.
-        if start - self.ended > self.pause and not self._waiting:
-            self.spent = 0.0
-        self.spent += end - start
-        self.ended = end
+    def spend(self, seconds: float, chunks: int) -> None:
+        """Chunks have been encoded in this turn, in so many seconds in all."""
+        self.spent += seconds
+        # A turn that spends little counts with the next: at the pace of speech, each with an end of
+        # its own took 5 % of gzip's CPU.
         if self.spent >= self.unnoticed:
             self._let_turn_end()
         self.has_time = self.spent < self._limit
-        self._seconds.add((end - start) / chunks, chunks)
+        self._seconds.add(seconds / chunks, chunks)
 
     def submit(self, job: Job, done: Done) -> None:
         """Run a job later, in a thread or in a turn with time left; then call `done`."""
@@ -101,9 +94,9 @@ class Encoder:
             self._let_turn_end()
             return
 
-        def finish(future: asyncio.Future[tuple[Result, float, float]]) -> None:
-            result, start, end = future.result()
-            self._seconds.add((end - start) / job.chunks, job.chunks)
+        def finish(future: asyncio.Future[tuple[Result, float]]) -> None:
+            result, seconds = future.result()
+            self._seconds.add(seconds / job.chunks, job.chunks)
             done(job, result)
 
         self._loop.run_in_executor(self._pool, _run, job).add_done_callback(finish)

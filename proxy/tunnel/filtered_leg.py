@@ -79,7 +79,7 @@ class FilteredLeg(BackendLeg):
         if encoder.has_time:
             buffers = self._filter.feed_whole(data)
             if buffers is not None:
-                encoder.spend(start, perf_counter(), 1)
+                encoder.spend(perf_counter() - start, 1)
                 peer.writelines(buffers)
                 self._filter.tally.total.gap_seconds.add(start - self.sent_at)
                 self.sent_at = start

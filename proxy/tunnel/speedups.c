@@ -28,9 +28,9 @@ static unsigned long long clock_now; /* of `now` */
 /* Names of attributes, and a function; all of them made when the module is. */
 #define NAMES(X) \
     X(algorithm) X(cell) X(chunk) X(chunks) X(codec) X(compressed) X(compressed_bytes) X(count) \
-    X(counts) X(current) X(encode_seconds) X(ended) X(filter) X(firsts) X(fit) X(flags) X(gained) X(gap_seconds) \
+    X(counts) X(current) X(encode_seconds) X(filter) X(firsts) X(fit) X(flags) X(gained) X(gap_seconds) \
     X(get_write_buffer_size) X(has_time) X(header) X(layout) X(level) X(min_gain) X(missed) \
-    X(most) X(name) X(no_gain) X(openings) X(original_bytes) X(pause) X(plain) X(policy) X(shadow) X(spend) X(spent) \
+    X(most) X(name) X(no_gain) X(openings) X(original_bytes) X(plain) X(policy) X(shadow) X(spend) X(spent) \
     X(steady) X(step) X(sum) X(tally) X(total) X(trial) X(unnoticed) X(wire_bytes) \
     X(wire_original_bytes) X(write)
 #define DECLARE(name) static PyObject *name_##name;
@@ -283,7 +283,7 @@ enum { FILTER, ENCODER, FLAGS, TALLY, TOTAL, GAPS, SECONDS,
 /* Where attributes of these stand, in the order of `PLACES`. They are looked up once: a look-up for
    each chunk took 6 us of CPU in all. */
 #define PLACES(X) \
-    X(FILTER, steady) X(FLAGS, current) X(ENCODER, has_time) X(ENCODER, spent) X(ENCODER, ended) \
+    X(FILTER, steady) X(FLAGS, current) X(ENCODER, has_time) X(ENCODER, spent) \
     X(TALLY, chunks) X(TALLY, compressed) X(TALLY, original_bytes) X(TALLY, wire_bytes) \
     X(TALLY, algorithm) X(TOTAL, wire_original_bytes) X(TOTAL, wire_bytes) \
     X(GAPS, counts) X(GAPS, sum) X(SECONDS, counts) X(SECONDS, sum)
@@ -299,7 +299,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *held[HELD];
     PyObject **at[ALL_PLACES];
-    double unnoticed, pause; /* see `Encoder` */
+    double unnoticed; /* see `Encoder` */
     double min_gain;
     Py_ssize_t step; /* bytes of each frame; 0: `Steady` is for Python */
     int header_size;
@@ -635,26 +635,21 @@ static int count_chunk(Repeater *self, Py_ssize_t wire, Py_ssize_t encoded)
 }
 
 /* `Encoder.spend`: what has no consequence yet is counted here. */
-static int spend(Repeater *self, double start, double end)
+static int spend(Repeater *self, double seconds)
 {
-    PyObject **spent = self->at[ENCODER_spent], **ended = self->at[ENCODER_ended];
-    double before = PyFloat_AsDouble(*spent), since = PyFloat_AsDouble(*ended);
-    if ((before == -1.0 || since == -1.0) && PyErr_Occurred())
+    PyObject **spent = self->at[ENCODER_spent];
+    double before = PyFloat_AsDouble(*spent);
+    if (before == -1.0 && PyErr_Occurred())
         return -1;
-    if (start - since > self->pause) /* nobody waits: there was time */
-        before = 0.0;
-    if (before + end - start < self->unnoticed) {
-        if (put(spent, PyFloat_FromDouble(before + end - start)) < 0 ||
-            put(ended, PyFloat_FromDouble(end)) < 0)
-            return -1;
-        return add_seconds(self->at[SECONDS_counts], self->at[SECONDS_sum], end - start);
-    }
-    PyObject *from = PyFloat_FromDouble(start), *to = PyFloat_FromDouble(end);
-    PyObject *one = PyLong_FromLong(1), *done = NULL;
-    if (from != NULL && to != NULL && one != NULL)
-        done = PyObject_CallMethodObjArgs(self->held[ENCODER], name_spend, from, to, one, NULL);
-    Py_XDECREF(from);
-    Py_XDECREF(to);
+    if (before + seconds < self->unnoticed)
+        return add_float(spent, seconds) < 0
+                   ? -1
+                   : add_seconds(self->at[SECONDS_counts], self->at[SECONDS_sum], seconds);
+    PyObject *took = PyFloat_FromDouble(seconds), *one = PyLong_FromLong(1);
+    PyObject *done = took == NULL || one == NULL
+                         ? NULL
+                         : PyObject_CallMethodObjArgs(self->held[ENCODER], name_spend, took, one, NULL);
+    Py_XDECREF(took);
     Py_XDECREF(one);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
@@ -708,8 +703,9 @@ static int repeat(Repeater *self, BaseLeg *leg, BaseLeg *peer, unsigned char *da
     /* Each of these on its own: who follows the audio is to know of each message. */
     if (count_chunk(self, pays ? wire : size, pays ? length : -1) < 0)
         PyErr_WriteUnraisable((PyObject *)leg);
-    if (spend(self, start, end) < 0 || (judged && miss(self, length) < 0) ||
-        (pays && self->doubtful && end_doubt(self) < 0))
+    if (spend(self, end - start) < 0)
+        PyErr_WriteUnraisable((PyObject *)leg);
+    if ((judged && miss(self, length) < 0) || (pays && self->doubtful && end_doubt(self) < 0))
         PyErr_WriteUnraisable((PyObject *)leg);
     int failed = pays ? send_pieces(peer, pieces) : send_bytes(peer, data, size);
     Py_DECREF(encoded);
@@ -731,7 +727,6 @@ static int take_connection(Repeater *self)
         return -1;
     PLACES(FIND)
     self->unnoticed = as_double(self->held[ENCODER], name_unnoticed);
-    self->pause = as_double(self->held[ENCODER], name_pause);
     return PyErr_Occurred() ? -1 : 0;
 }
 

@@ -103,20 +103,6 @@ async def test_what_a_turn_spends_counts_in_the_next_where_it_is_little(work: Wo
     encoder.close()
 
 
-@pytest.mark.parametrize(("pauses", "jobs"), [(0.9, 2), (1.1, 3)])
-async def test_where_nothing_was_encoded_for_a_while_a_new_turn_begins(
-    work: Work, pauses: float, jobs: int
-) -> None:
-    encoder = Encoder(1, Histogram())
-    encoder.run(work.job(b"x"))
-    work.now += pauses * Encoder.pause
-    for _ in range(jobs):
-        assert encoder.run_now(work.job(b"x"))
-        encoder.run(work.job(b"x"))
-    assert not encoder.run_now(work.job(b"x"))
-    encoder.close()
-
-
 async def test_those_who_wait_go_first_and_let_others_have_their_turn(work: Work) -> None:
     encoder = Encoder(1, Histogram())
     loop = asyncio.get_running_loop()

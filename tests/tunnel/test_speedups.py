@@ -261,8 +261,8 @@ class Patient(Encoder):
 
     unnoticed = math.inf
 
-    def spend(self, start: float, end: float, chunks: int) -> None:
-        super().spend(start, end, chunks)
+    def spend(self, seconds: float, chunks: int) -> None:
+        super().spend(seconds, chunks)
         self.has_time = True
 
 
@@ -300,6 +300,8 @@ async def told(
         with contextlib.suppress(BlockingIOError):
             while True:
                 got += other.recv(1 << 20)
+    assert encoder.spent <= counters.encode_seconds.sum * 1.001  # the rest was spent in threads
+    assert (encoder.spent > 0) >= bool(counters.algorithm("gzip").chunks)
     tally = leg.tally
     leg.eof_received()
     await until(lambda: client.state is not OPEN)
