@@ -45,4 +45,5 @@ bin=$root/.venv/bin
 "$bin/ruff" format --check
 "$bin/mypy"
 # A file's tests stay together: they share what is slow to start.
-exec "$bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+# One more at once than there are cores: many wait, for a process to start or a time to pass.
+exec "$bin/python" -m pytest -n $(($(nproc) + 1)) --maxprocesses 4 --dist loadfile "$@"
