@@ -46,4 +46,4 @@ bin=$root/.venv/bin
 "$bin/mypy"
 # A file's tests stay together: they share what is slow to start.
 # One more at once than there are cores: many wait, for a process to start or a time to pass.
-exec "$bin/python" -m pytest -n $(($(nproc) + 1)) --maxprocesses 4 --dist loadfile "$@"
+exec "$bin/python" -m pytest -n $(($(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile "$@"
