@@ -56,7 +56,7 @@ class Scale:
         return ("--workers", "2", "--drain-idle", idle, "--drain-timeout", timeout)
 
 
-SLICE = Scale(50, 50, Course(chunks=6, pause=1.6), 0.8, 4, 5)
+SLICE = Scale(50, 50, Course(chunks=6, pause=3.0), 1.5, 5, 5)
 WHOLE = Scale(200, 200, Course(chunks=24, pause=4.5), 2, 30, 20)
 both_scales = pytest.mark.parametrize(
     "scale",

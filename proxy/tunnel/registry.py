@@ -141,9 +141,14 @@ class Tunnels:
         `end` + `GOODBYE`.
         """
         loop = asyncio.get_running_loop()
-        since: dict[Tunnel, tuple[int, float]] = {}  # what it had heard, and when that was seen
+        interval = min(DRAIN_INTERVAL, idle / 4)
+        silent: dict[Tunnel, tuple[int, float]] = {}  # what it had heard, and for how long no more
         closing: dict[Tunnel, float] = {}  # when to abort it
+        looked = loop.time()
         while self._open:
+            # Where this process had to wait, what was said meanwhile has not been read yet.
+            passed = min(loop.time() - looked, 2 * interval)
+            looked = loop.time()
             async for tunnel in self.each():
                 now = loop.time()
                 if tunnel in closing or now >= end + GOODBYE:
@@ -151,15 +156,14 @@ class Tunnels:
                         tunnel.abort()
                     continue
                 heard, backend_spoke = tunnel.heard
-                seen = since.setdefault(tunnel, (heard, now))
-                if heard != seen[0] or tunnel.is_delivering:
-                    since[tunnel] = heard, now
-                    seen = since[tunnel]
-                is_over = backend_spoke and now - seen[1] >= idle
+                known, silence = silent.get(tunnel, (None, 0.0))
+                silence = 0.0 if heard != known or tunnel.is_delivering else silence + passed
+                silent[tunnel] = heard, silence
+                is_over = backend_spoke and silence >= idle
                 if (is_over or now >= end) and tunnel.close(at_once=now >= end):
                     closing[tunnel] = now + GOODBYE
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(DRAIN_INTERVAL, idle / 4)):
+                async with asyncio.timeout(interval):
                     await self._none_left.wait()
 
     async def finish(self) -> None:

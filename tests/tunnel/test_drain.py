@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
@@ -152,6 +154,32 @@ async def test_an_answer_is_waited_for(proxy: Proxy, target: bytes) -> None:
         assert await lesson.client.read(4) == GOING_AWAY
         await lesson.part()
         await at.end(drain)
+
+
+@TARGETS
+async def test_a_proxy_that_had_to_wait_is_no_silence(proxy: Proxy, target: bytes) -> None:
+    """What was said while its process got no time is still to be read."""
+    ready, trigger = socket.socketpair()
+
+    def wait() -> None:  # among what is read: time limits are looked at before more is
+        ready.recv(1)
+        lesson.backend.writer.write(WORD)
+        time.sleep(0.3)
+
+    async with school(proxy, drain_idle=0.2) as at:
+        lesson = await at.open(target)
+        await lesson.hear(WORD)
+        drain = asyncio.create_task(at.app.drain())
+        await asyncio.sleep(0)  # a first look
+        asyncio.get_running_loop().add_reader(ready, wait)
+        trigger.send(b"!")
+        assert await lesson.client.read(len(WORD)) == WORD
+        assert await lesson.client.read(4) == GOING_AWAY
+        await lesson.part()
+        await at.end(drain)
+        asyncio.get_running_loop().remove_reader(ready)
+    ready.close()
+    trigger.close()
 
 
 @TARGETS
