@@ -15,6 +15,7 @@
 #define DISTANCES 2      /* there are none; decoders want a complete code */
 #define LENGTHS (LITERALS + DISTANCES)
 #define LONGEST 14       /* bits of a code: deflate allows 15, but four are to fit in a word */
+#define OFTEN 255        /* times that a symbol occurs: up to here they are sorted by counting */
 #define LENGTH_CODES 19
 #define LONGEST_LENGTH_CODE 7
 #define HEAD_SIZE 10
@@ -68,30 +69,27 @@ static inline void put_bits(Bits *bits, uint32_t value, int count)
 /* The used among `size` symbols, the rarest first: count << 9 | symbol. Returns how many. */
 static int sort_symbols(const uint32_t *counts, int size, uint32_t *sorted)
 {
-    uint32_t other[LITERALS], places[2][256] = {0};
-    int used = 0;
+    uint32_t places[OFTEN + 1] = {0}, place = 0;
+    for (int symbol = 0; symbol < size; symbol++)
+        places[counts[symbol] < OFTEN ? counts[symbol] : OFTEN]++;
+    places[0] = 0;
+    for (int count = 1; count <= OFTEN; count++) {
+        uint32_t here = places[count];
+        places[count] = place;
+        place += here;
+    }
+    int rare = (int)places[OFTEN], used = rare;
     for (int symbol = 0; symbol < size; symbol++) {
-        uint32_t count = counts[symbol];
-        if (count) {
-            other[used++] = count << 9 | symbol;
-            places[0][count & 255]++;
-            places[1][count >> 8]++;
+        uint32_t count = counts[symbol], entry = count << 9 | symbol;
+        if (count >= OFTEN) { /* few are: BLOCK / OFTEN */
+            int at = used++;
+            for (; at > rare && sorted[at - 1] > entry; at--)
+                sorted[at] = sorted[at - 1];
+            sorted[at] = entry;
+        } else if (count) {
+            sorted[places[count]++] = entry;
         }
     }
-    uint32_t *from = other, *to = sorted;
-    for (int pass = 0; pass < 2; pass++) {
-        uint32_t place = 0;
-        for (int i = 0; i < 256; i++) {
-            uint32_t here = places[pass][i];
-            places[pass][i] = place;
-            place += here;
-        }
-        for (int i = 0; i < used; i++)
-            to[places[pass][from[i] >> (9 + 8 * pass) & 255]++] = from[i];
-        uint32_t *swapped = from;
-        from = to, to = swapped;
-    }
-    memcpy(sorted, other, used * sizeof *sorted);
     return used;
 }
 
@@ -211,13 +209,15 @@ static void write_block_header(Bits *bits, const Code *codes, int is_last)
 /* How often each value occurs. Four counts: the same value twice in a row need not wait. */
 static void count_bytes(const unsigned char *data, int size, uint32_t *counts)
 {
-    uint16_t some[4][256] = {0};
+    uint32_t some[4][256] = {0};
     int i = 0;
-    for (; i + 4 <= size; i += 4) {
-        some[0][data[i]]++;
-        some[1][data[i + 1]]++;
-        some[2][data[i + 2]]++;
-        some[3][data[i + 3]]++;
+    for (; i + 8 <= size; i += 8) {
+        uint64_t bytes; /* in whatever order */
+        memcpy(&bytes, data + i, sizeof bytes);
+        some[0][bytes & 255]++, some[1][bytes >> 8 & 255]++;
+        some[2][bytes >> 16 & 255]++, some[3][bytes >> 24 & 255]++;
+        some[0][bytes >> 32 & 255]++, some[1][bytes >> 40 & 255]++;
+        some[2][bytes >> 48 & 255]++, some[3][bytes >> 56]++;
     }
     for (; i < size; i++)
         some[0][data[i]]++;
