@@ -12,6 +12,9 @@ Kind = tuple[Format, PcmLayout | None]
 
 _LONGEST_WAIT = 64
 """Chunks of no known format after which the next thorough look is taken, at most."""
+_MOST_DOUBTS = 4
+"""Doubts of which one is looked into, at most: a look takes 0.2 ms. Loud speech in chunks of 1 KiB
+is doubted at each 23rd of them, which took as long as all encoding."""
 
 
 @dataclass(slots=True)
@@ -43,11 +46,14 @@ class Stream:
     """Follows the audio of one connection. Every binary message is to be shown, or told of."""
 
     __slots__ = (
+        "_doubted",
+        "_doubts",
         "_format",
         "_guessed",
         "_layout",
         "_left",
         "_named",
+        "_patience",
         "_phase",
         "_unsure",
         "_wait",
@@ -62,6 +68,9 @@ class Stream:
         self._phase = 0  # bytes of a sample that the chunks so far ended in the midst of
         self._unsure = 0  # chunks until the next thorough look, where nothing is recognised
         self._wait = 1
+        self._doubted: Kind | None = None  # what it was taken for, while it is in doubt
+        self._doubts = 0  # since it was looked into last
+        self._patience = 1  # doubts until the next look, where the last one changed nothing
 
     @property
     def has_end(self) -> bool:
@@ -79,12 +88,16 @@ class Stream:
         return self._format, self._layout
 
     def doubt(self) -> None:
-        """What was taken for granted did not hold (a codec gained nothing): look anew."""
-        if self._format is Format.UNKNOWN:
-            return  # that is looked at again by itself
+        """What was taken for granted did not hold (a codec gained nothing): look anew; ever more
+        seldom where it is found to be what it was taken for."""
+        if self._format in (Format.UNKNOWN, Format.WAV):
+            return  # that is looked at again by itself; a WAV has said what it is
+        self._doubts += 1
+        if self._doubts < self._patience:
+            return
+        self._doubted, self._doubts = self.kind, 0
         self._unsure, self._wait = 0, 1
-        if self._format is not Format.WAV:
-            self._format = Format.UNKNOWN
+        self._format = Format.UNKNOWN
 
     def skip(self, size: int | None) -> None:
         """A binary message of `size` bytes (None: not known) has passed without being shown."""
@@ -127,6 +140,7 @@ class Stream:
         """A chunk whose first bytes say what it is."""
         self._format, self._layout, self._guessed = announced, None, False
         self._phase, self._left = 0, None
+        self._doubted, self._doubts, self._patience = None, 0, 1
         if announced is Format.WAV:
             header = parse_wav(data)
             if header is not None and header.layout is not None:
@@ -168,6 +182,14 @@ class Stream:
         if self._unsure:
             self._unsure -= 1
             return
+        phase = self._phase
+        self._find(data)
+        if self._doubted is not None:
+            is_again = self.kind == self._doubted and self._phase == phase
+            self._patience = min(2 * self._patience, _MOST_DOUBTS) if is_again else 1
+            self._doubted = None
+
+    def _find(self, data: Buffer) -> None:
         found = recognise(data)
         if found is None and self._named is not None:
             self._format = Format.PCM

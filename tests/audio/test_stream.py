@@ -453,6 +453,36 @@ def test_doubt_changes_nothing_about_a_wav() -> None:
     assert (chunk.kind, chunk.start, chunk.guessed) == ((Format.WAV, S16), 1, False)
 
 
+def doubts(stream: Stream, data: bytes) -> int:
+    """How many doubts it takes until one is looked into; `data` is what comes then."""
+    for number in range(1, 100):
+        stream.doubt()
+        if stream.format is Format.UNKNOWN:
+            stream.recognise(data)
+            return number
+    raise AssertionError("doubts are of no consequence")
+
+
+def test_what_was_right_is_doubted_ever_more_seldom() -> None:
+    audio = LIVELY.tobytes()[:4096]
+    stream = Stream()
+    stream.recognise(audio)
+    assert [doubts(stream, audio) for _ in range(5)] == [1, 2, 4, 4, 4]
+    assert doubts(stream, audio[1:]) == 4  # the samples begin elsewhere
+    assert [doubts(stream, audio) for _ in range(3)] == [1, 2, 4]
+    assert [doubts(stream, MP3[5000:9000]), stream.format] == [4, Format.MP3]
+    assert doubts(stream, audio) == 1
+
+
+def test_what_is_announced_is_doubted_anew() -> None:
+    audio = LIVELY.tobytes()[:4096]
+    stream = Stream()
+    stream.recognise(audio)
+    assert [doubts(stream, audio) for _ in range(3)] == [1, 2, 4]
+    stream.recognise(MP3[:4096])
+    assert doubts(stream, audio) == 1
+
+
 def looks(unknown: int) -> int:
     """How many chunks of speech pass behind unknown ones until one is recognised."""
     stream = Stream()
