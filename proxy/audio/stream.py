@@ -10,6 +10,8 @@ from proxy.audio.pcm import FLOATS, Buffer, PcmLayout, guess_layout
 
 Kind = tuple[Format, PcmLayout | None]
 
+_MPEG = {Format.MP3: parse_mp3_header, Format.AAC: parse_adts_header}
+
 _LONGEST_WAIT = 64
 """Chunks of no known format after which the next thorough look is taken, at most."""
 _MOST_DOUBTS = 4
@@ -109,7 +111,7 @@ class Stream:
     def recognise(self, data: Buffer) -> Chunk:
         """Tell what a chunk is."""
         announced = sniff(data)
-        if announced is not None and (self._layout is None or _is_certain(data, announced)):
+        if announced is not None and (self._is_open_to(announced) or _is_certain(data, announced)):
             return self._begin(data, announced)
         if self._format is Format.UNKNOWN or self._is_named_again(data):
             self._look(data)
@@ -135,6 +137,12 @@ class Stream:
         start = -self._phase % layout.frame_size
         stop = size - (size - start) % layout.frame_size
         return Chunk(b"", self._format, layout, start, stop, size, guessed=self._guessed), most
+
+    def _is_open_to(self, announced: Format) -> bool:
+        """Whether nothing is known that a sync word by itself would speak against."""
+        if self._layout is not None:
+            return False
+        return self._format not in _MPEG or announced is self._format
 
     def _begin(self, data: Buffer, announced: Format) -> Chunk:
         """A chunk whose first bytes say what it is."""
@@ -190,6 +198,7 @@ class Stream:
             self._doubted = None
 
     def _find(self, data: Buffer) -> None:
+        """Tell by all that a chunk has what it is, and where its samples begin."""
         found = recognise(data)
         if found is None and self._named is not None:
             self._format = Format.PCM
@@ -224,6 +233,7 @@ class Stream:
 
 
 def _is_certain(data: Buffer, announced: Format) -> bool:
-    """Whether samples cannot look like this: frames are told by a sync word of 11 or 12 bits."""
-    parse = {Format.MP3: parse_mp3_header, Format.AAC: parse_adts_header}.get(announced)
+    """Whether neither samples nor the midst of other frames can look like this: those of MPEG are
+    told by a sync word of 11 or 12 bits."""
+    parse = _MPEG.get(announced)
     return parse is None or data[:3] == b"ID3" or find_frames(data, parse) == 0

@@ -147,8 +147,8 @@ class Tunnels:
         looked = loop.time()
         while self._open:
             # Where this process had to wait, what was said meanwhile has not been read yet.
-            passed = min(loop.time() - looked, 2 * interval)
-            looked = loop.time()
+            before, looked = looked, loop.time()
+            passed = min(looked - before, 2 * interval)
             async for tunnel in self.each():
                 now = loop.time()
                 if tunnel in closing or now >= end + GOODBYE:

@@ -25,6 +25,8 @@ LIVELY = np.frombuffer(PCM, "<i2")[100_000:]
 MP3 = speech("speech-24000-48k.mp3")
 MP3_ID3 = speech("speech-44100-128k.mp3")
 MULAW = speech("speech-8000.ulaw")
+AAC = speech("speech-48k.aac")
+
 NOISE = random.Random(1).randbytes(4096)
 
 S16 = PcmLayout("s16le", 22_050, 1)
@@ -391,6 +393,21 @@ def test_what_is_skipped_where_there_are_no_samples_changes_nothing(size: int | 
     stream.skip(size)
     chunk = stream.recognise(MP3[4096:8192])
     assert (chunk.kind, chunk.start) == ((Format.MP3, None), 0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "other"), [(MP3, AAC), (AAC, MP3)], ids=["mp3 to aac", "aac to mp3"]
+)
+def test_one_header_does_not_end_frames_of_another_kind_but_several_do(
+    sent: bytes, other: bytes
+) -> None:
+    """A piece that begins amid a frame may look like the start of a longer one of the other."""
+    stream = Stream()
+    known = stream.recognise(sent[:4096]).format
+    lone = other[:7] + bytes(80)  # so short that the next frame is not seen
+    assert sniff(lone) not in (None, known)
+    assert stream.recognise(lone).format is known
+    assert stream.recognise(other[:4096]).format not in (Format.UNKNOWN, known)
 
 
 # Looking anew.
