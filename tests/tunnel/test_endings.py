@@ -170,6 +170,24 @@ async def test_it_is_gone_without_a_garbage_collection(
             gc.enable()
 
 
+async def test_who_was_watched_is_gone_too(proxy: Proxy) -> None:
+    """The last that was looked at was kept until others came."""
+    left = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.send(switch(await peer.head()))
+        await left.wait()
+
+    async with raw_backend(serve) as port, proxy(port, close_timeout=1) as app:
+        async with raw_client(app.listen) as client:
+            await client.send(request(b"/?audio_compression=1"))
+            await client.head()
+            app.tunnels.backlog = -1
+            await until(lambda: app.tunnels.backlog == 0)
+        left.set()
+        await until(lambda: not tunnels())
+
+
 async def test_the_line_has_what_a_lesson_was(proxy: Proxy) -> None:
     async def serve(peer: Peer) -> None:
         await peer.send(switch(await peer.head()) + CHUNKS + close(1000))
