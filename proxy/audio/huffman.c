@@ -95,30 +95,37 @@ static int sort_symbols(const uint32_t *counts, int size, uint32_t *sorted)
 
 /* How many codes of each length there are, of `used` symbols (2 and more), sorted by frequency.
 
-   Huffman's algorithm with two queues, as leaves and inner nodes both come in order. Codes that are
-   too long are made shorter, others longer, until they fit again (Kraft's inequality). */
+   Huffman's algorithm with two queues, as leaves and inner nodes both come in order. The two lightest
+   are two leaves, two inner nodes or one of each: which, nobody can foretell, so nothing branches by
+   it. Inner nodes of one depth stand in a row, the root last. Codes that are too long are made
+   shorter, others longer, until they fit again (Kraft's inequality). */
 static void count_lengths(const uint32_t *sorted, int used, int longest, int *of_length)
 {
-    uint32_t weights[2 * LITERALS];
-    uint16_t parents[2 * LITERALS], depths[2 * LITERALS];
-    int leaf = 0, inner = used, root = 2 * used - 2;
+    uint32_t leaves[LITERALS + 2], inner[LITERALS + 1];
+    int16_t parents[LITERALS + 1]; /* of inner nodes */
+    int root = used - 2;
+    size_t leaf = 0, node = 0;
     for (int i = 0; i < used; i++)
-        weights[i] = sorted[i] >> 9;
-    for (int next = used; next <= root; next++) {
-        weights[next] = 0;
-        for (int child = 0; child < 2; child++) {
-            int lighter = inner == next || (leaf < used && weights[leaf] <= weights[inner]);
-            int taken = lighter ? leaf++ : inner++;
-            weights[next] += weights[taken];
-            parents[taken] = (uint16_t)next;
-        }
+        leaves[i] = sorted[i] >> 9;
+    leaves[used] = leaves[used + 1] = UINT32_MAX; /* there are no more */
+    memset(inner, 0xFF, sizeof inner);
+    for (int next = 0; next <= root; next++) {
+        uint32_t light = leaves[leaf], other = leaves[leaf + 1];
+        uint32_t old = inner[node], older = inner[node + 1];
+        size_t both = other <= old, none = older < light;
+        parents[node] = parents[node + 1] = (int16_t)next; /* the last word is that of who takes it */
+        inner[next] = (none ? older : light) + (both ? other : old);
+        leaf += 1 + both - none;
+        node += 1 + none - both;
     }
     memset(of_length, 0, (longest + 1) * sizeof *of_length);
-    depths[root] = 0;
-    for (int node = root - 1; node >= 0; node--) {
-        int depth = depths[node] = depths[parents[node]] + 1;
-        if (node < used)
-            of_length[depth < longest ? depth : longest]++;
+    for (int depth = 1, first = root, inside = 1; inside; depth++) {
+        int below = first;
+        while (below > 0 && parents[below - 1] >= first)
+            below--;
+        of_length[depth < longest ? depth : longest] += 2 * inside - (first - below);
+        inside = first - below;
+        first = below;
     }
     int32_t room = 1 << longest;
     for (int length = 1; length <= longest; length++)
@@ -160,33 +167,33 @@ static void build_codes(const uint32_t *counts, int size, int longest, Code *cod
             codes[symbol].code = reverse(next[codes[symbol].length]++, codes[symbol].length);
 }
 
-/* A block's header: the lengths of its codes, of which runs are told (RFC 1951, 3.2.7). */
+/* A block's header: the lengths of its codes, of which runs are told (RFC 1951, 3.2.7). Few stand in
+   a run of three: asked for in one go, that is foretold. */
 static void write_block_header(Bits *bits, const Code *codes, int is_last)
 {
     static const unsigned char order[LENGTH_CODES] = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
                                                       11, 4,  12, 3, 13, 2, 14, 1, 15};
     static const unsigned char extra_bits[LENGTH_CODES] = {[16] = 2, [17] = 3, [18] = 7};
-    unsigned char lengths[LENGTHS], symbols[LENGTHS], extras[LENGTHS];
+    unsigned char padded[1 + LENGTHS + 2], *lengths = padded + 1; /* with what no length is */
+    unsigned char symbols[LENGTHS], extras[LENGTHS];
     uint32_t counts[LENGTH_CODES] = {0};
     Code length_codes[LENGTH_CODES];
     int count = 0;
+    padded[0] = lengths[LENGTHS] = lengths[LENGTHS + 1] = 255;
     for (int i = 0; i < LITERALS; i++)
         lengths[i] = (unsigned char)codes[i].length;
     memset(lengths + LITERALS, 1, DISTANCES);
     for (int i = 0, run; i < LENGTHS; i += run) {
-        int length = lengths[i], is_again = i > 0 && lengths[i - 1] == length;
-        int most = LENGTHS - i, limit = length ? 6 : 138;
-        for (run = 1; run < most && run < limit && lengths[i + run] == length;)
-            run++;
-        int symbol = length, extra = 0;
-        if (!length && run >= 11)
-            symbol = 18, extra = run - 11;
-        else if (!length && run >= 3)
-            symbol = 17, extra = run - 3;
-        else if (length && is_again && run >= 3)
-            symbol = 16, extra = run - 3;
-        else
-            run = 1;
+        int length = lengths[i], symbol = length, extra = 0;
+        run = 1;
+        if ((lengths[i + 1] == length) & (lengths[i + 2] == length) &
+            (!length | (lengths[i - 1] == length))) {
+            int most = length ? 6 : 138;
+            for (run = 3; run < most && lengths[i + run] == length;)
+                run++;
+            symbol = length ? 16 : run < 11 ? 17 : 18;
+            extra = run - (symbol == 18 ? 11 : 3);
+        }
         symbols[count] = (unsigned char)symbol;
         extras[count++] = (unsigned char)extra;
         counts[symbol]++;
@@ -199,11 +206,15 @@ static void write_block_header(Bits *bits, const Code *codes, int is_last)
              17);
     for (int i = 0; i < told; i++)
         put_bits(bits, length_codes[order[i]].length, 3);
+    Bits here = *bits;
     for (int i = 0; i < count; i++) {
         Code code = length_codes[symbols[i]];
-        hold_bits(bits, code.code, code.length);
-        put_bits(bits, extras[i], extra_bits[symbols[i]]);
+        hold_bits(&here, code.code | extras[i] << code.length, code.length + extra_bits[symbols[i]]);
+        if (i % 4 == 3) /* of 14 bits at most each */
+            flush_bits(&here);
     }
+    flush_bits(&here);
+    *bits = here;
 }
 
 /* How often each value occurs. Four counts: the same value twice in a row need not wait. */
