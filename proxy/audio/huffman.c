@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define BLOCK 12288      /* bytes that have a code of their own, at most */
+#define BLOCK 14336      /* bytes that have a code of their own, at most */
 #define LITERALS 257     /* the values of a byte, and the end of a block */
 #define END_OF_BLOCK 256
 #define DISTANCES 2      /* there are none; decoders want a complete code */

@@ -29,9 +29,6 @@ from proxy.websocket.segments import Buffer, Message, Run
 MORE_OF = {known: Openings(FIRST_BYTES[known], OTHER_MARKS[known]) for known in Format}
 """How chunks begin that go on in a format."""
 
-_RUN_SIZE = 128 * 1024
-"""Bytes of chunks that are encoded in one go, or one chunk: by gzip, in 0.4 to 0.7 ms."""
-
 _STEADY_MOST = 1024
 """Messages after which a `Steady` is made anew."""
 
@@ -101,7 +98,7 @@ class Lossless:
         trial, most = sole
         if trial.is_doubtful:
             most = 1
-        room = max(1, min(_RUN_SIZE, trial.codec.inline_size) // max(1, size))
+        room = max(1, trial.codec.inline_size // max(1, size))
         alike = self._stream.alike(size, min(most, room))
         if alike is None or not trial.codec.takes(alike[0]):
             return None
@@ -126,7 +123,7 @@ class Lossless:
         if sole is None or sole[0] is not job.trial:
             return None
         alike = self._stream.alike(run.size, sole[1])
-        if alike is None or run.size > min(_RUN_SIZE, job.trial.codec.inline_size):
+        if alike is None or run.size > job.trial.codec.inline_size:
             return None
         chunk, most = alike
         if not job.trial.codec.takes(chunk):

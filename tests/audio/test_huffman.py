@@ -24,7 +24,7 @@ from proxy.audio.stream import Chunk
 from proxy.errors import CodecError
 from tests.support import pcm
 
-BLOCK = 12 * 1024
+BLOCK = 14 * 1024
 """Bytes that have a code of their own."""
 LARGEST = 64 * 1024
 LONGEST = 14

@@ -171,8 +171,8 @@ async def test_a_fault_that_nobody_foresaw_costs_the_saving_and_no_lesson(size: 
     stream = frame(BINARY, (pcm() * 2)[:size]) * 5 + HELLO
     with capture_logs() as log:
         async with filtered(SOON, ("gzip",), Live(Unforeseen())) as (backend, client):
-            await backend.send(stream)
-            assert await client.read(len(stream)) == stream
+            _, heard = await asyncio.gather(backend.send(stream), client.read(len(stream)))
+            assert heard == stream
     assert [entry["event"] for entry in log] == [
         *["a chunk could not be encoded"] * 3,
         "gzip is off for this connection: an unforeseen error",
