@@ -127,7 +127,9 @@ class Tunnel:
     @property
     def backlog(self) -> int:
         """Bytes that wait here to be sent, to either side."""
-        return self.client.backlog + self.backend.backlog
+        # For whom nothing waits, the transport is not asked.
+        client, backend = self.client, self.backend
+        return (client.backlog if client.waits else 0) + (backend.backlog if backend.waits else 0)
 
     def overdue(self, now: float, stall_timeout: float, close_timeout: float) -> bool:
         """Whether one of its sides has let a time limit pass; see `Leg.overdue`."""

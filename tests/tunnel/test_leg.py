@@ -87,7 +87,7 @@ async def test_a_leg_that_ends_before_its_first_check_has_its_time() -> None:
     """TLS ends both directions at once, and nothing may have been written yet."""
     async with open_tunnel() as (tunnel, _, _):
         now = asyncio.get_running_loop().time()
-        tunnel.backend.state = State.ENDING
+        tunnel.backend._begin_to_end()
         assert not overdue(tunnel.backend, now + CLOSE - 1)
         assert overdue(tunnel.backend, now + CLOSE + 1)
 
@@ -123,6 +123,29 @@ async def test_a_reader_that_takes_nothing_is_overdue_and_one_that_takes_little_
             assert taken
             assert not overdue(leg, now + minute * (STALL - 1))
         assert overdue(leg, now + 10 * STALL)
+
+
+async def test_what_was_taken_long_ago_says_nothing_of_a_stall_that_begins() -> None:
+    async with open_tunnel() as (tunnel, client, _):
+        leg = tunnel.client
+        size = 32 << 20
+        now = asyncio.get_running_loop().time()
+        for _ in range(2):  # the second time, long after all of the first was taken
+            leg.write(bytes(size))
+            assert tunnel.backlog
+            assert not overdue(leg, now)
+            assert not overdue(leg, now + STALL - 1)
+            client.setblocking(False)
+            left = size
+            while left:
+                try:
+                    left -= len(client.recv(1 << 20))
+                except BlockingIOError:
+                    await asyncio.sleep(0)
+            now += 10 * STALL
+            assert not overdue(leg, now)
+            assert not tunnel.backlog
+            now += 10 * STALL
 
 
 async def test_speech_that_the_kernel_still_holds_counts_as_waiting() -> None:
