@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define BLOCK 14336      /* bytes that have a code of their own, at most */
+#define BLOCK 14336      /* bytes that have a code of their own, at most: 16 KiB have two, 64 five */
 #define LITERALS 257     /* the values of a byte, and the end of a block */
 #define END_OF_BLOCK 256
 #define DISTANCES 2      /* there are none; decoders want a complete code */
@@ -221,17 +221,17 @@ static void write_block_header(Bits *bits, const Code *codes, int is_last)
 static void count_bytes(const unsigned char *data, int size, uint32_t *counts)
 {
     uint32_t some[4][256] = {0};
-    int i = 0;
-    for (; i + 8 <= size; i += 8) {
+    const unsigned char *end = data + size;
+    for (; end - data >= 8; data += 8) {
         uint64_t bytes; /* in whatever order */
-        memcpy(&bytes, data + i, sizeof bytes);
+        memcpy(&bytes, data, sizeof bytes);
         some[0][bytes & 255]++, some[1][bytes >> 8 & 255]++;
         some[2][bytes >> 16 & 255]++, some[3][bytes >> 24 & 255]++;
         some[0][bytes >> 32 & 255]++, some[1][bytes >> 40 & 255]++;
         some[2][bytes >> 48 & 255]++, some[3][bytes >> 56]++;
     }
-    for (; i < size; i++)
-        some[0][data[i]]++;
+    while (data < end)
+        some[0][*data++]++;
     for (int value = 0; value < 256; value++)
         counts[value] = some[0][value] + some[1][value] + some[2][value] + some[3][value];
     counts[END_OF_BLOCK] = 1;
@@ -252,15 +252,15 @@ static int write_block(Bits *bits, const unsigned char *data, int size, int is_l
         return 0;
     write_block_header(bits, codes, is_last);
     Bits here = *bits;
-    int i = 0;
-    for (; i + 4 <= size; i += 4) { /* two and two: they wait for each other less */
-        Code a = codes[data[i]], b = codes[data[i + 1]], c = codes[data[i + 2]], d = codes[data[i + 3]];
+    const unsigned char *end = data + size;
+    for (; end - data >= 4; data += 4) { /* two and two: they wait for each other less */
+        Code a = codes[data[0]], b = codes[data[1]], c = codes[data[2]], d = codes[data[3]];
         hold_bits(&here, a.code | (uint32_t)b.code << a.length, a.length + b.length);
         hold_bits(&here, c.code | (uint32_t)d.code << c.length, c.length + d.length);
         flush_bits(&here);
     }
-    for (; i < size; i++)
-        put_bits(&here, codes[data[i]].code, codes[data[i]].length);
+    for (; data < end; data++)
+        put_bits(&here, codes[*data].code, codes[*data].length);
     put_bits(&here, codes[END_OF_BLOCK].code, codes[END_OF_BLOCK].length);
     *bits = here;
     return 1;
