@@ -131,10 +131,9 @@ async def test_the_limit_is_exact(compression: AudioCompression) -> None:
             await compression.decompress(encoded, max_size=len(chunk) - 1)
 
 
-@pytest.mark.parametrize("size", [32 << 20, 256 << 20], ids=["inline", "in a thread"])
+@pytest.mark.parametrize("size", [32 << 20, 256 << 20])
 async def test_a_bomb_is_not_inflated(compression: AudioCompression, size: int) -> None:
     bomb = gzip.compress(bytes(size), 1)
-    assert (len(bomb) > GZIP.inline_size) is (size == 256 << 20)
     tracemalloc.start()
     try:
         with pytest.raises(CodecError, match="more than 65536 bytes"):

@@ -73,7 +73,8 @@ class PythonBaseLeg:
     file: int
     """The socket's descriptor while it may be written to without the transport, or -1."""
     waits: bool
-    """Whether the transport may hold bytes: what was written past them would overtake them."""
+    """Whether the transport may hold bytes: what was written past them would overtake them. Who
+    gives it bytes sets it first, or nobody would see that they are not taken."""
     written: int
     """Bytes that were given to it to send."""
     walker: FrameWalker | None

@@ -179,11 +179,13 @@ async def test_who_was_watched_is_gone_too(proxy: Proxy) -> None:
         await left.wait()
 
     async with raw_backend(serve) as port, proxy(port, close_timeout=1) as app:
+        gc.collect()
         async with raw_client(app.listen) as client:
             await client.send(request(b"/?audio_compression=1"))
             await client.head()
             app.tunnels.backlog = -1
             await until(lambda: app.tunnels.backlog == 0)
+            assert len(app.tunnels) == 1
         left.set()
         await until(lambda: not tunnels())
 
