@@ -27,8 +27,8 @@ class Codec(Protocol):
     """The algorithm's name on the wire."""
 
     inline_size: int
-    """Bytes of a chunk, or of several in a row, up to which they are encoded where they stand: in
-    less than half of a turn of a millisecond, or cheaper than they are handed to a thread."""
+    """Bytes of a chunk, or of several in a row, up to which they are encoded where they stand: it
+    takes less than a turn of a millisecond."""
 
     def plain(self, layout: PcmLayout | None, level: int) -> tuple[Any, ...] | None:
         """(a function, what it takes behind the data), where such a call is all that
