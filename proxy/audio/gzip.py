@@ -34,10 +34,10 @@ _ZLIB_LEVELS = (1, 1, 6, 9)
 
 # In samples of one channel and 16 bits or more hardly anything repeats: without looking for it
 # (huffman.c), 4 KiB of speech take 6 us instead of 19, and 14.3 % is saved instead of 14.4; 16 KiB
-# 16 us instead of 35, 14.5 % instead of 14.6. (24 and 32 bits: as much is saved;
-# floats: 38 % instead of 39; but two channels: 16.0 % instead of 19.7, mu-law: 7.4 instead of 9.3.)
-# So it is done at the levels that ask for speed. What repeats exactly, a generated tone, is found
-# at the others.
+# 16 us instead of 35, 14.5 % instead of 14.6. (24 and 32 bits: as much is saved; floats: 38 %
+# instead of 39; but two channels: 16.0 % instead of 19.7, mu-law: 7.4 instead of 9.3.) So it is
+# done at the levels that ask for speed. What repeats exactly, a generated tone, is found at the
+# others.
 _HUFFMAN_LEVEL = 1
 
 
