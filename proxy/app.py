@@ -34,6 +34,7 @@ from proxy.http.passthrough import Passthrough
 from proxy.http.sockets import bound, listen
 from proxy.http.upstream import Backend, time_limit
 from proxy.tunnel.encoder import Encoder
+from proxy.tunnel.lull import lull_after
 from proxy.tunnel.registry import DRAIN_INTERVAL, Tunnels
 from proxy.tunnel.upgrade import Upgrades
 from proxy.values import Address
@@ -296,7 +297,7 @@ class App:
             self.reporting.publish()
             with contextlib.suppress(OSError):  # which the line before has told of
                 self._fleet.publish()
-            await asyncio.sleep(PUBLISH_INTERVAL)
+            await lull_after(PUBLISH_INTERVAL)
 
     def _drain_all(self) -> None:
         """Somebody asks for the end of all workers."""

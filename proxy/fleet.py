@@ -18,6 +18,7 @@ from proxy.control.siblings import Siblings
 from proxy.control.store import FileStore, FlagStore
 from proxy.errors import QueryError
 from proxy.tunnel.listing import Selection, index, merge, row_of
+from proxy.tunnel.lull import lull_after
 from proxy.tunnel.registry import Tunnels
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def open_store(settings: Settings, first: Flags, *, tells: bool) -> FlagStore:
     `first`: what is in force where nothing is kept yet. `tells`: see `FileStore`.
     """
     if settings.store is None:
-        return FileStore(settings.flags_file, first, tells=tells)
+        return FileStore(settings.flags_file, first, tells=tells, sleep=lull_after)
     from proxy.control.redis_store import RedisStore
 
     cache = settings.state_dir / "redis-flags.json"

@@ -7,7 +7,7 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,9 +99,17 @@ class FileStore:
 
     kind = "file"
 
-    def __init__(self, path: Path, first: Flags, *, tells: bool = True) -> None:
-        """`tells`: see `FlagStore`."""
+    def __init__(
+        self,
+        path: Path,
+        first: Flags,
+        *,
+        tells: bool = True,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`tells`: see `FlagStore`. `sleep`: how `watch` waits."""
         self._path = path
+        self._sleep = sleep
         self._first = first
         self.tells = tells
         self.is_connected = True
@@ -200,7 +208,7 @@ class FileStore:
         """Look at the file for ever."""
         while True:
             self.refresh()
-            await asyncio.sleep(POLL_INTERVAL)
+            await self._sleep(POLL_INTERVAL)
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import structlog
 
 from proxy.audio.counters import Counters, count
+from proxy.tunnel.lull import lull_after
 from proxy.tunnel.tunnel import Switch, Tunnel
 
 log = structlog.get_logger(__name__)
@@ -105,11 +106,12 @@ class Tunnels:
     async def each(self, seconds: float = 0.0) -> AsyncIterator[Tunnel]:
         """All that are open now, and still are when it is their turn, in `seconds` or longer."""
         tunnels = list(self._open.values())
+        pause = lull_after if seconds else asyncio.sleep
         for number, tunnel in enumerate(tunnels, 1):
             if tunnel.number in self._open:
                 yield tunnel
             if not number % _IN_A_ROW:
-                await asyncio.sleep(seconds * _IN_A_ROW / len(tunnels))
+                await pause(seconds * _IN_A_ROW / len(tunnels))
 
     async def watch(self) -> None:
         """Abort tunnels whose time limits have passed, for ever."""
@@ -117,7 +119,7 @@ class Tunnels:
         # would wait for 8,000 in a row.
         interval = min(2.0, self._stall_timeout / 4, self._close_timeout / 4)
         while True:
-            await asyncio.sleep(interval / 2)
+            await lull_after(interval / 2)
             self.backlog = await self._look(interval / 2)
 
     async def _look(self, seconds: float) -> int:

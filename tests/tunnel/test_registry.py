@@ -49,21 +49,19 @@ async def test_others_get_their_turn_while_many_are_looked_at(
 async def test_the_watch_is_spread_over_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of it between the tunnels: none is looked at later than that, all not at once."""
     naps: list[float] = []
-    sleep = asyncio.sleep
 
     async def nap(seconds: float) -> None:
         naps.append(seconds)
-        await sleep(0)
+        await asyncio.sleep(0)
 
     monkeypatch.setattr(Tunnel, "overdue", lambda *_: False)
     monkeypatch.setattr(Tunnel, "backlog", 0)
     monkeypatch.setattr(Tunnel, "take_pauses", lambda _: 0)
-    monkeypatch.setattr("proxy.tunnel.registry.asyncio.sleep", nap)
+    monkeypatch.setattr("proxy.tunnel.registry.lull_after", nap)
     tunnels = Tunnels(stall_timeout=60, close_timeout=60, counters=Counters())
     for _ in range(640):
         tunnels.enter()
     task = asyncio.create_task(tunnels.watch())
-    while len(naps) < 12:
-        await sleep(0)
+    await until(lambda: len(naps) >= 12)
     task.cancel()
     assert naps[:12] == pytest.approx([1.0, *[0.1] * 10, 1.0])
