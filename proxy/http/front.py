@@ -1,7 +1,8 @@
 """The public port: aiohttp's server, our answers and the backend's, connections taken over.
 
-What is used of aiohttp beyond its documented API stands in `take_over` and nowhere else:
-`RequestHandler.set_parser`, `.transport`, `.connection_lost`; tests/http/test_front.py guards it.
+What is used of aiohttp beyond its documented API stands in `_Base` and `take_over`, nowhere else:
+`BaseProtocol`, `RequestHandler.set_parser`, `.transport`, `.connection_lost`, `._task_handler`,
+`._current_request`; tests/http/test_front.py guards it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import asyncio
 import traceback
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import h11
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import LineTooLong
 
 from proxy.errors import RelayError, TooManyConnectionsError
@@ -64,7 +66,17 @@ def error_response(error: RelayError) -> web.Response:
     return response
 
 
-class _Connection(web.RequestHandler):
+class _Base(BaseProtocol):
+    """Leaves TCP_NODELAY to the event loop: aiohttp sets it again, in five system calls."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The rest of what aiohttp does."""
+        self.transport = cast(asyncio.Transport, transport)
+
+
+class _Connection(web.RequestHandler, _Base):
     """aiohttp's side of a client connection, with error pages and logs that show no secrets."""
 
     __slots__ = ()
@@ -245,5 +257,7 @@ def take_over(request: web.BaseRequest) -> tuple[asyncio.Transport, bytes]:
     connection.set_parser(early)  # type: ignore[arg-type]  # duck-typed: feed_data, feed_eof
     transport.pause_reading()
     connection.transport = None
+    # Neither the request nor its handler, who is the caller, is to be told.
+    connection._current_request = connection._task_handler = None
     connection.connection_lost(None)
     return transport, bytes(early.data)

@@ -105,9 +105,10 @@ class Upgrades:
         if hop.peer is not None:
             with contextlib.suppress(OSError):  # gone already, which its leg will see
                 spread_probes(to_client)
-        path, address = request.path[:_LONGEST_PATH], self.rules.client_of(request.raw_headers, hop)
+        address = self.rules.client_of(request.raw_headers, hop)
         switch: Switch | None = None
         if algorithms:
+            path = request.path[:_LONGEST_PATH]
             switch = self.admit(path, identity_of(request, address, self.rollout_by))
         shown = target.partition(b"?")[0].decode("latin-1")  # one line, as it came
         tunnel = self.tunnels.enter(shown[:_LONGEST_PATH], address, algorithms, switch)
