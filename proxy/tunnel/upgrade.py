@@ -29,6 +29,9 @@ from proxy.tunnel.walked_leg import PassingLeg, WalkedLeg
 from proxy.values import RolloutKey
 from proxy.websocket.audio_filter import AudioFilter
 
+_LATE = ("the backend did not answer in time",)
+"""With what a handler is cancelled whose time is up."""
+_SENT = Sent(keep_alive=False)
 _LONGEST_PATH = 512
 """Characters of a path that are kept as long as the connection lasts: it may have 64 KiB."""
 
@@ -64,14 +67,22 @@ class Upgrades:
             request.method, target, request_headers(headers, opted_in=bool(algorithms))
         )
         exchange: Exchange | None = None
+        # What `asyncio.timeout` does, which takes 11 us of a handshake's 220 more.
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        alarm = loop.call_later(self.handshake_timeout, task.cancel, *_LATE)
         try:
             try:
-                async with asyncio.timeout(self.handshake_timeout):
-                    exchange = await self.backend.connect()
-                    await exchange.send_handshake(head)
-                    response = await exchange.response()
-            except TimeoutError as error:
+                exchange = await self.backend.connect()
+                await exchange.send_handshake(head)
+                response = await exchange.response()
+            except asyncio.CancelledError as error:
+                if error.args != _LATE:
+                    raise
+                task.uncancel()
                 raise BackendTimeoutError("the backend did not answer in time") from error
+            finally:
+                alarm.cancel()
             if isinstance(response, h11.Response):
                 sent = await relay_response(request, response, exchange, self.stall_timeout)
                 count(self.counters.handshakes, "declined")
@@ -88,7 +99,7 @@ class Upgrades:
         finally:
             if exchange is not None:
                 exchange.abort()
-        return Sent(keep_alive=False)
+        return _SENT
 
     def _open(
         self,

@@ -99,7 +99,8 @@ async def test_a_handler_that_takes_over_is_not_cancelled() -> None:
         async with raw_client(server.sockets[0].getsockname()[1]) as client:
             await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert await client.rest() == b""
-        await ended.wait()
+        async with asyncio.timeout(10):
+            await ended.wait()
         await until(lambda: asyncio.all_tasks() == before)
         assert front.connections == []
         assert errors == []
