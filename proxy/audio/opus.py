@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from proxy.audio import libopus
 from proxy.audio.codec import Encoded
 from proxy.audio.decoder import Decoder, byte_rate, open_decoder, starts
 from proxy.audio.formats import Format
-from proxy.audio.pyav import Converter, av, encode, has_codec
+from proxy.audio.libopus import Encoder
+from proxy.audio.pyav import Converter
 from proxy.audio.settings import AudioSettings
 from proxy.audio.stream import Chunk
 from proxy.errors import CodecError, DiscontinuityError
 
 NAME = "opus"
-INSTALLED = has_codec("libopus", "w")
+INSTALLED = libopus.INSTALLED
 
 RATE = 48_000
 """Hz. Opus decodes to this rate whatever went in (RFC 7845 section 5.1), and all counts of samples
@@ -75,18 +77,9 @@ class _Segment:
         self._channels = 1 if layout == "mono" else 2
         with _as_codec_error():
             self._converter = Converter(frame, "s16", layout, rate)
-            self._samples = av.AudioFifo()
-            self._encoder = encoder = av.CodecContext.create(av.Codec("libopus", "w"))
-            encoder.sample_rate, encoder.format, encoder.layout = rate, "s16", layout
-            encoder.bit_rate = bit_rate
-            encoder.options = {
-                "application": "voip",
-                "frame_duration": str(1000 // _PACKETS_PER_SECOND),
-                "compression_level": str(_COMPLEXITY),
-            }
-            encoder.open()
-        head: bytes = encoder.extradata  # "OpusHead", RFC 7845 section 5.1
-        self._pre_skip: int = int.from_bytes(head[10:12], "little") + preroll * RATE // source
+        self._encoder = Encoder(rate, self._channels, bit_rate, _COMPLEXITY, _PACKETS_PER_SECOND)
+        self._samples = b""  # at the encoder's rate, and no whole packet yet
+        self._pre_skip: int = self._encoder.lookahead * RATE // rate + preroll * RATE // source
         self._taken: int = -preroll  # samples of speech, at the source's rate
         self._remainder = remainder
         self._told = 0  # samples at RATE that were told of in `samples`
@@ -106,7 +99,6 @@ class _Segment:
         """The last packets, and the remainder. Nothing can be encoded after it."""
         with _as_codec_error():
             packets = self._encode(self._converter.convert(None), is_last=True)
-            packets += encode(self._encoder, None)
         # What was taken, exactly: rounded for each segment by itself, it would grow from pause to
         # pause. Behind it stands silence, to fill the last packet.
         taken, remainder = divmod(self._taken * RATE + self._remainder, self._source_rate)
@@ -115,12 +107,15 @@ class _Segment:
         return self._pair(packets, speech) if packets else None, remainder
 
     def _encode(self, frames: list[Any], *, is_last: bool = False) -> list[bytes]:
-        samples = self._samples
-        for frame in frames:
-            frame.pts = None  # which would have to begin at 0
-            samples.write(frame)
-        whole = samples.read_many(self._encoder.frame_size, partial=is_last)
-        return [packet for frame in whole for packet in encode(self._encoder, frame)]
+        size, sample_size = self._encoder.frame_size, 2 * self._channels
+        pieces = [bytes(frame.planes[0])[: frame.samples * sample_size] for frame in frames]
+        samples = b"".join([self._samples, *pieces])
+        if is_last:  # behind it silence, until the encoder has given all of it back
+            missing = -(len(samples) + self._encoder.lookahead * sample_size) % size
+            samples += bytes(self._encoder.lookahead * sample_size + missing)
+        whole = len(samples) - len(samples) % size
+        self._samples = samples[whole:]
+        return self._encoder.encode(samples[:whole])
 
     def _decoded_by(self, packets: list[bytes]) -> int:
         """Samples that all packets, up to these, decode to, without those that are dropped."""

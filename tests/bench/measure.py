@@ -59,6 +59,8 @@ class Memory:
     """Bytes, while nothing is said."""
     speaking: float
     """Bytes, while speech comes at real-time rate."""
+    speakers: int
+    """How many spoke."""
 
 
 @dataclass(frozen=True)

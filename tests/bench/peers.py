@@ -44,6 +44,8 @@ class Mode:
     sends: str = "pcm"
     pace: float = math.inf
     """Megabytes a second that are sent at most: what the kernel holds must be encoded, too."""
+    speakers: int | None = None
+    """That speak at most where memory is measured: a core that is behind has it in memory."""
 
 
 MODES = (
@@ -57,7 +59,7 @@ MODES = (
     Mode("audio-proxy", "audio-proxy"),
     Mode("audio-proxy gzip", "audio-proxy", "?audio_compression=gzip"),
     Mode("audio-proxy FLAC", "audio-proxy", "?audio_compression=flac", pace=40),
-    Mode("audio-proxy Opus", "audio-proxy", "?audio_compression=opus", pace=4),
+    Mode("audio-proxy Opus", "audio-proxy", "?audio_compression=opus", pace=4, speakers=60),
     Mode("audio-proxy MP3", "audio-proxy", "?audio_compression=gzip", "mp3"),
 )
 

@@ -251,11 +251,12 @@ def _paced(count: int, rounds: Mapping[str, Sequence[Paced]]) -> Table:
 
 
 def _memory(results: Results) -> Table:
-    table = _table("Memory per connection", "", "idle KiB", "speaking KiB")
+    table = _table("Memory per connection", "", "idle KiB", "speaking KiB", "who speak")
 
     def cells(mode: str) -> list[str]:
         found = results.memory[mode]
-        return [_figure(median(found, name) / 1024) for name in ("idle", "speaking")]
+        sizes = [_figure(median(found, name) / 1024) for name in ("idle", "speaking")]
+        return [*sizes, f"{found[0].speakers}"]
 
     return _rows(table, results.memory, cells)
 

@@ -289,10 +289,11 @@ class _Run:
             idle = await measure.idle_memory(load, peers[mode.peer], mode, plan.idle)
         async with self._running([mode]) as peers:
             peer = peers[mode.peer]
+            speakers = min(plan.speaking, mode.speakers or plan.speaking)
             speaking = await measure.speaking_memory(
-                load, peer, mode, block, plan.seconds, plan.speaking
+                load, peer, mode, block, plan.seconds, speakers
             )
-        return Memory(idle, speaking)
+        return Memory(idle, speaking, speakers)
 
     async def _handshakes(self, modes: list[Mode]) -> None:
         async with self._running(modes) as peers:

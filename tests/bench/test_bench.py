@@ -378,8 +378,8 @@ def made_up() -> Results:
         },
         paced_codec=[Codec(10, 30)],
         memory={
-            "audio-proxy": [Memory(4.9 * 1024, 47 * 1024)],
-            "audio-proxy gzip": [Memory(7.9 * 1024, 47 * 1024)],
+            "audio-proxy": [Memory(4.9 * 1024, 47 * 1024, 200)],
+            "audio-proxy gzip": [Memory(7.9 * 1024, 47 * 1024, 200)],
         },
         handshakes={
             "nginx": [Handshakes(10, 100, 70)],
@@ -435,8 +435,8 @@ class TestCriteria:
         ]
 
     def test_memory_and_handshakes(self, made_up: Results) -> None:
-        made_up.memory["audio-proxy"] = [Memory(5.1 * 1024, 49 * 1024)]
-        made_up.memory["audio-proxy gzip"] = [Memory(8.1 * 1024, 49 * 1024)]
+        made_up.memory["audio-proxy"] = [Memory(5.1 * 1024, 49 * 1024, 200)]
+        made_up.memory["audio-proxy gzip"] = [Memory(8.1 * 1024, 49 * 1024, 200)]
         made_up.handshakes["audio-proxy"] = [Handshakes(10, 100, 211)]
         assert _missed(made_up) == [
             "audio-proxy: memory per idle connection",
