@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import ssl
+import string
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -21,22 +21,12 @@ from proxy.values import UNIX
 MAX_HEAD = 64 * 1024
 """The largest response head that is accepted, in bytes."""
 
-# As h11 has them (RFC 9110 section 5, RFC 9112 section 3).
-_TOKEN = rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+"
-_VALUE = rb"(?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?"
-_REQUEST = re.compile(
-    _TOKEN + rb" [\x21-\x7e]+ HTTP/1\.1\r\n(?:" + _TOKEN + rb": " + _VALUE + rb"\r\n)+\r\n"
-)
-
-# Possessive (*+): many spaces and no value would be gone through over and over.
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")[ \t]*\r\n")
-_SWITCH = re.compile(
-    rb"HTTP/1\.1 101(?: ((?:[ \t]|[^\x00\s])*))?\r\n((?:"
-    + _TOKEN
-    + rb":[ \t]*+"
-    + _VALUE
-    + rb"[ \t]*\r\n)*)\r\n"
-)
+# As h11 has them (RFC 9110 section 5, RFC 9112 section 3). Looked for with `translate`: between
+# handshakes, patterns took ten times as long as in a row, 9 us of a request's head.
+_TOKEN = b"-!#$%&'*+.^_`|~" + (string.digits + string.ascii_letters).encode()
+_VISIBLE = bytes(range(0x21, 0x7F))
+_BLANKS = b" \t"
+_NOT_IN_VALUES = b"\0\n\r\v\f"
 
 _ASKED = {
     is_head: h11.Request(
@@ -88,22 +78,16 @@ class Backend:
         h11 takes 45 us to check and write it, this 8.
         """
         target, headers = self._addressed(target, headers)
-        lines = [b"%b %b HTTP/1.1" % (method.encode(), target)]
-        lines += [b"%b: %b" % header for header in headers]
-        head = b"\r\n".join(lines) + b"\r\n\r\n"
-        names = [name.lower() for name, _ in headers]
-        # All at once: with no colon in a name and one line for each header, every line is the
-        # header that it was made of.
-        is_valid = (
-            _REQUEST.fullmatch(head)
-            and b":" not in b"".join(names)
-            and head.count(b"\n") == len(lines) + 1
-        )
-        if not is_valid:
+        verb = method.encode()
+        if not (_is_token(verb) and target and not target.translate(None, _VISIBLE)):
             raise ClientError("the request cannot be relayed: it is not valid HTTP")
+        if not _are_fields(headers):
+            raise ClientError("the request cannot be relayed: it is not valid HTTP")
+        names = [name.lower() for name, _ in headers]
         if names.count(b"host") > 1 or names.count(b"content-length") > 1:
             raise ClientError("the request cannot be relayed: a header is there twice")
-        return head
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (verb, target, b"".join(lines))
 
     def _addressed(self, target: bytes, headers: RawHeaders) -> tuple[bytes, RawHeaders]:
         """Target and headers as the backend expects them."""
@@ -155,10 +139,36 @@ def read_switch(data: bytes) -> tuple[Switch, bytes] | None:
 
     Only what h11 reads in the same way, 7 us instead of 40.
     """
-    found = _SWITCH.match(data)
-    if found is None:
-        return None
-    return Switch(found[1] or b"", _FIELD.findall(found[2])), data[found.end() :]
+    head, end, rest = data.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    status, blank, reason = first[:12], first[12:13], first[13:]
+    headers = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return None
+        headers.append((name, value.strip(_BLANKS)))
+    is_plain = end and status == b"HTTP/1.1 101" and blank in (b"", b" ") and _is_text(reason)
+    return (Switch(reason, headers), rest) if is_plain and _are_fields(headers) else None
+
+
+def _are_fields(headers: RawHeaders) -> bool:
+    """Whether all are valid."""
+    values = [value for _, value in headers]
+    return (
+        all(name for name, _ in headers)
+        and not b"".join([name for name, _ in headers]).translate(None, _TOKEN)
+        and _is_text(b"".join(values))
+        and values == [value.strip(_BLANKS) for value in values]
+    )
+
+
+def _is_token(word: bytes) -> bool:
+    return bool(word) and not word.translate(None, _TOKEN)
+
+
+def _is_text(value: bytes) -> bool:
+    return len(value.translate(None, _NOT_IN_VALUES)) == len(value)
 
 
 class Exchange(asyncio.Protocol):
