@@ -121,6 +121,7 @@ class App:
         self.tunnels = Tunnels(
             settings.stall_timeout, settings.close_timeout, self.counters, f"{run}-{os.getpid()}-"
         )
+        stack.callback(self.tunnels.tell_ended)
         self.reporting = Reporting(
             self.counters,
             self.store,

@@ -14,8 +14,9 @@ from pathlib import Path
 from proxy.audio.pyav import av
 from proxy.errors import CodecError
 
-LONGEST_PACKET = 1275
+_LONGEST_PACKET = 1276
 """Bytes of a packet of one frame (RFC 6716 section 3.4)."""
+_Packet = ctypes.c_char * _LONGEST_PACKET
 
 # Of opus_defines.h.
 _VOIP = 2048
@@ -23,10 +24,10 @@ _SET_BITRATE, _SET_COMPLEXITY, _SET_VBR_CONSTRAINT, _GET_LOOKAHEAD = 4002, 4010,
 
 
 def _open() -> ctypes.CDLL | None:
-    """The library that came with FFmpeg's, or the system's; None without FFmpeg: what is not PCM
-    could not be decoded."""
+    """The library that came with FFmpeg's, or the system's; None without FFmpeg: nothing could be
+    decoded."""
     for name in _names():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # another library of such a name
             library = ctypes.CDLL(name)
             library.opus_encoder_ctl.argtypes = (ctypes.c_void_p, ctypes.c_int)  # and one by kind
             library.opus_strerror.restype = ctypes.c_char_p
@@ -38,7 +39,7 @@ def _names() -> Iterator[str]:
     if av is None:
         return
     package = Path(av.__file__).parent
-    # Where wheels have it, on Linux and Windows, and on macOS.
+    # Where wheels have it, on Linux and on macOS.
     yield from map(str, package.parent.glob("av.libs/libopus*"))
     yield from map(str, package.glob(".dylibs/libopus*"))
     if (name := ctypes.util.find_library("opus")) is not None:
@@ -80,15 +81,16 @@ class Encoder:
     def encode(self, samples: bytes) -> list[bytes]:
         """The packets of so many whole frames."""
         assert _library is not None
-        packet = ctypes.create_string_buffer(LONGEST_PACKET)
+        packet = _Packet()
         size, packets = self.frame_size, []
+        assert not len(samples) % size  # or it would read beyond them
         for at in range(0, len(samples), size):
             length = _library.opus_encode(
                 self._state,
                 samples[at : at + size],
                 size // (2 * self._channels),
                 packet,
-                LONGEST_PACKET,
+                _LONGEST_PACKET,
             )
             packets.append(packet.raw[: _check(length)])
         return packets

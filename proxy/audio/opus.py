@@ -77,7 +77,9 @@ class _Segment:
         self._channels = 1 if layout == "mono" else 2
         with _as_codec_error():
             self._converter = Converter(frame, "s16", layout, rate)
-        self._encoder = Encoder(rate, self._channels, bit_rate, _COMPLEXITY, _PACKETS_PER_SECOND)
+            self._encoder = Encoder(
+                rate, self._channels, bit_rate, _COMPLEXITY, _PACKETS_PER_SECOND
+            )
         self._samples = b""  # at the encoder's rate, and no whole packet yet
         self._pre_skip: int = self._encoder.lookahead * RATE // rate + preroll * RATE // source
         self._taken: int = -preroll  # samples of speech, at the source's rate
@@ -95,7 +97,7 @@ class _Segment:
                 packets += self._encode(self._converter.convert(frame))
         return self._pair(packets, self._decoded_by(packets)) if packets else None
 
-    def flush(self) -> tuple[Encoded | None, int]:
+    def flush(self) -> tuple[Encoded, int]:
         """The last packets, and the remainder. Nothing can be encoded after it."""
         with _as_codec_error():
             packets = self._encode(self._converter.convert(None), is_last=True)
@@ -104,7 +106,7 @@ class _Segment:
         taken, remainder = divmod(self._taken * RATE + self._remainder, self._source_rate)
         speech = min(taken, self._decoded_by(packets))
         remainder += (taken - speech) * self._source_rate  # the next segment has room for it
-        return self._pair(packets, speech) if packets else None, remainder
+        return self._pair(packets, speech), remainder
 
     def _encode(self, frames: list[Any], *, is_last: bool = False) -> list[bytes]:
         size, sample_size = self._encoder.frame_size, 2 * self._channels

@@ -126,8 +126,8 @@ class Front(web.Server):
         }
         super().__init__(handler, handler_cancellation=True)
         self.serving = 0
-        """How many connections it has. `connections` keeps those that were taken over, or lost,
-        until their handler has returned."""
+        """How many connections it has. `connections` keeps those that were lost until their handler
+        has returned."""
 
     def __call__(self) -> _Connection:
         """The protocol for one more connection."""

@@ -26,6 +26,8 @@ MAX_HEAD = 64 * 1024
 _TOKEN = b"-!#$%&'*+.^_`|~" + (string.digits + string.ascii_letters).encode()
 _VISIBLE = bytes(range(0x21, 0x7F))
 _BLANKS = b" \t"
+_FRAMING = (b"content-length", b"transfer-encoding")
+"""No 101 has them; h11 looks at what they say."""
 _NOT_IN_VALUES = b"\0\n\r\v\f"
 
 _ASKED = {
@@ -75,13 +77,12 @@ class Backend:
     def handshake(self, method: str, target: bytes, headers: RawHeaders) -> bytes:
         """The head of a request that has no body, as it is sent. Raises ClientError like `request`.
 
-        h11 takes 45 us to check and write it, this 8.
+        h11 takes 15 us to check and write it, this 4.
         """
         target, headers = self._addressed(target, headers)
         verb = method.encode()
-        if not (_is_token(verb) and target and not target.translate(None, _VISIBLE)):
-            raise ClientError("the request cannot be relayed: it is not valid HTTP")
-        if not _are_fields(headers):
+        is_visible = target and not target.translate(None, _VISIBLE)
+        if not (is_visible and _is_token(verb) and _are_fields(headers)):
             raise ClientError("the request cannot be relayed: it is not valid HTTP")
         names = [name.lower() for name, _ in headers]
         if names.count(b"host") > 1 or names.count(b"content-length") > 1:
@@ -137,7 +138,7 @@ class Switch(NamedTuple):
 def read_switch(data: bytes) -> tuple[Switch, bytes] | None:
     """A 101 that has come whole, and what came behind its head. None: it is h11's to judge.
 
-    Only what h11 reads in the same way, 7 us instead of 40.
+    Only what h11 reads in the same way, 2 us instead of 9.
     """
     head, end, rest = data.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
@@ -145,7 +146,7 @@ def read_switch(data: bytes) -> tuple[Switch, bytes] | None:
     headers = []
     for line in lines:
         name, colon, value = line.partition(b":")
-        if not colon:
+        if not colon or name.lower() in _FRAMING:
             return None
         headers.append((name, value.strip(_BLANKS)))
     is_plain = end and status == b"HTTP/1.1 101" and blank in (b"", b" ") and _is_text(reason)
@@ -164,7 +165,7 @@ def _are_fields(headers: RawHeaders) -> bool:
 
 
 def _is_token(word: bytes) -> bool:
-    return bool(word) and not word.translate(None, _TOKEN)
+    return word != b"" and not word.translate(None, _TOKEN)
 
 
 def _is_text(value: bytes) -> bool:

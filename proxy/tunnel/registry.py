@@ -96,7 +96,7 @@ class Tunnels:
         tally = tunnel.tally
         about = {} if tally is None else {"chunks": tally.chunks, "compressed": tally.compressed}
         if not self._ended:
-            asyncio.get_running_loop().call_later(_TOLD_AFTER, self._tell_ended)
+            asyncio.get_running_loop().call_later(_TOLD_AFTER, self.tell_ended)
         self._ended.append(
             {
                 "id": self.id_of(tunnel),
@@ -111,10 +111,12 @@ class Tunnels:
             }
         )
 
-    def _tell_ended(self) -> None:
+    def tell_ended(self) -> None:
+        """Write the lines in the log that are not written yet."""
         ended, self._ended = self._ended, []
         for about in ended:
-            self._log.info("tunnel ended", **about)
+            with contextlib.suppress(OSError):  # there is nowhere to tell of it
+                self._log.info("tunnel ended", **about)
 
     async def each(self, seconds: float = 0.0) -> AsyncIterator[Tunnel]:
         """All that are open now, and still are when it is their turn, in `seconds` or longer."""
@@ -128,8 +130,8 @@ class Tunnels:
 
     async def watch(self) -> None:
         """Abort tunnels whose time limits have passed, for ever."""
-        # A limit is noticed up to two intervals late. One half of each is spent on looking: others
-        # would wait for 8,000 in a row.
+        # A limit is noticed up to two intervals late, later by a worker that reads all the time.
+        # One half of each is spent on looking: others would wait for 8,000 in a row.
         interval = min(2.0, self._stall_timeout / 4, self._close_timeout / 4)
         while True:
             await lull_after(interval / 2)
@@ -198,7 +200,6 @@ class Tunnels:
             for tunnel in list(self._open.values()):
                 tunnel.abort()
             await self._none_left.wait()
-        self._tell_ended()
 
 
 def _label(code: int) -> str:

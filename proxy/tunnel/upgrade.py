@@ -77,10 +77,9 @@ class Upgrades:
                 await exchange.send_handshake(head)
                 response = await exchange.response()
             except asyncio.CancelledError as error:
-                if error.args != _LATE:
+                if error.args != _LATE or task.uncancel():  # the client has left as well
                     raise
-                task.uncancel()
-                raise BackendTimeoutError("the backend did not answer in time") from error
+                raise BackendTimeoutError(*_LATE) from error
             finally:
                 alarm.cancel()
             if isinstance(response, h11.Response):

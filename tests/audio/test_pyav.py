@@ -45,9 +45,9 @@ def opened(name: str, rate: int) -> Any:
     return encoder
 
 
-@pytest.mark.parametrize(("name", "rate"), [("libopus", 48_000), ("flac", 44_100)])
-def test_an_encoder_makes_of_whole_frames_what_it_always_makes(name: str, rate: int) -> None:
-    ours, theirs = opened(name, rate), opened(name, rate)
+@pytest.mark.parametrize("rate", [24_000, 44_100])
+def test_an_encoder_makes_of_whole_frames_what_it_always_makes(rate: int) -> None:
+    ours, theirs = opened("flac", rate), opened("flac", rate)
     size = 2 * ours.frame_size
     sent = [*frames("s16", "mono", rate, size), None]
     packets = [packet for frame in sent for packet in encode(ours, frame)]

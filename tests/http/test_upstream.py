@@ -35,6 +35,10 @@ def as_h11_writes(target: bytes, headers: RawHeaders) -> bytes:
 @example(b"/", [(b"A", b" 1")])
 @example(b"/", [(b"A", b"1 ")])
 @example(b"/", [(b"A", b"1\t 2")])
+@example(b"/", [(b"A", b"1\v2")])
+@example(b"/", [(b"A", b"1\f2")])
+@example(b"/", [(b"A", b"1\02")])
+@example(b"/", [(b"A", b"1\r2")])
 @example(b"/", [(b"A", b"")])
 @example(b"/", [(b"A", b"1\r\n 2")])
 @example(b"/", [(b"HOST", b"b")])
@@ -75,6 +79,9 @@ SWITCH = (
 @given(st.integers(0, len(SWITCH)), st.integers(0, 3), odd | letters | st.just(b""))
 @example(len(SWITCH), 0, b"\x81\x00")
 @example(13, 0, b"1")
+@example(17, 0, b"\v")
+@example(34, 0, b"Content-Length: x\r\n")
+@example(34, 0, b"Transfer-Encoding: gzip\r\n")
 @example(len(SWITCH) - 12, 12, b"\r\n\r\n")
 def test_a_101_is_read_as_h11_would(at: int, removed: int, put: bytes) -> None:
     data = SWITCH[:at] + put + SWITCH[at + removed :]

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from websockets.frames import Opcode
 
 from proxy.app import App
+from proxy.tunnel import upgrade
 from proxy.tunnel.leg import _GONE, Leg
 from proxy.tunnel.tunnel import Tunnel
 from proxy.websocket.audio_filter import AudioFilter
@@ -122,6 +123,7 @@ async def test_how_and_by_whom(ending: Talk, target: bytes, proxy: Proxy) -> Non
             left.set()
             assert app.counters.close_codes == {label: 1}
             assert app.counters.closed_by == {by: 1}
+            await until(lambda: any(line["event"] == "tunnel ended" for line in logs))
     (line,) = [line for line in logs if line["event"] == "tunnel ended"]
     assert (line["code"], line["by"]) == (code, by)
     assert line["path"] == "/ws"
@@ -278,6 +280,35 @@ async def test_who_leaves_before_the_answer_is_counted(proxy: Proxy) -> None:
             await client.send(request())
             await asked.wait()
         await until(lambda: app.counters.handshakes == {"client_gone": 1})
+
+
+async def test_who_leaves_when_the_time_is_up_is_gone(proxy: Proxy) -> None:
+    """Both in one turn of the event loop: nobody is left who could be told."""
+    asked = asyncio.Event()
+
+    async def silent(peer: Peer) -> None:
+        await peer.head()
+        asked.set()
+        await peer.ended()
+
+    before = asyncio.all_tasks()
+    with capture_logs() as logs:
+        async with (
+            raw_backend(silent) as port,
+            proxy(port) as app,
+            raw_client(app.listen) as client,
+        ):
+            await client.send(request())
+            await asked.wait()
+            (handler,) = [
+                task
+                for task in asyncio.all_tasks() - before
+                if "_handle_request" in repr(task.get_coro())
+            ]
+            handler.cancel(*upgrade._LATE)
+            handler.cancel()
+            await until(lambda: app.counters.handshakes == {"client_gone": 1})
+    assert "request not relayed" not in str(logs)
 
 
 @pytest.mark.parametrize("how", ["reset", "abort", "goodbye"])

@@ -33,8 +33,10 @@ class Bursts:
     def going_on(self) -> Iterator[None]:
         """While entered."""
         self._handle = self._loop.call_soon(self._go_on)
-        yield
-        self._handle.cancel()
+        try:
+            yield
+        finally:
+            self._handle.cancel()
 
     def _go_on(self) -> None:
         self.reading = self.turn % self._all < self._length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -153,6 +154,22 @@ async def test_a_slow_backend_is_a_504(proxy: Proxy) -> None:
     async with raw_backend(silent) as port, proxy(port, handshake_timeout="0.2") as app:
         status, headers, body = await answer_to(app, request(OPTED_IN))
         await nothing_left(app)
+    assert status == 504
+    assert_plain_line(headers, body, b"in time")
+
+
+async def test_a_backend_that_does_not_accept_is_a_504(proxy: Proxy) -> None:
+    """Its queue is full: the kernel does not answer, and the connection is not made."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as stack:
+        address = full.getsockname()
+        for _ in range(3):  # one more than there is room for, and those that wait for it
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(address)
+        async with proxy(address[1], handshake_timeout="0.2") as app:
+            status, headers, body = await answer_to(app, request(OPTED_IN))
+            await nothing_left(app)
+            assert app.counters.handshakes == {"timeout": 1}
     assert status == 504
     assert_plain_line(headers, body, b"in time")
 
