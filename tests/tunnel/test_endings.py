@@ -267,15 +267,20 @@ async def test_handshakes_are_counted_by_what_came_of_them(proxy: Proxy) -> None
         assert app.counters.handshakes == dict.fromkeys(targets.values(), 1)
 
 
-async def test_who_leaves_before_the_answer_is_counted(proxy: Proxy) -> None:
-    asked = asyncio.Event()
+def silent(asked: asyncio.Event) -> Callable[[Peer], Awaitable[None]]:
+    """A backend that never answers a handshake; `asked`: it has come."""
 
-    async def silent(peer: Peer) -> None:
+    async def script(peer: Peer) -> None:
         await peer.head()
         asked.set()
         await peer.ended()
 
-    async with raw_backend(silent) as port, proxy(port) as app:
+    return script
+
+
+async def test_who_leaves_before_the_answer_is_counted(proxy: Proxy) -> None:
+    asked = asyncio.Event()
+    async with raw_backend(silent(asked)) as port, proxy(port) as app:
         async with raw_client(app.listen) as client:
             await client.send(request())
             await asked.wait()
@@ -285,16 +290,10 @@ async def test_who_leaves_before_the_answer_is_counted(proxy: Proxy) -> None:
 async def test_who_leaves_when_the_time_is_up_is_gone(proxy: Proxy) -> None:
     """Both in one turn of the event loop: nobody is left who could be told."""
     asked = asyncio.Event()
-
-    async def silent(peer: Peer) -> None:
-        await peer.head()
-        asked.set()
-        await peer.ended()
-
     before = asyncio.all_tasks()
     with capture_logs() as logs:
         async with (
-            raw_backend(silent) as port,
+            raw_backend(silent(asked)) as port,
             proxy(port) as app,
             raw_client(app.listen) as client,
         ):
