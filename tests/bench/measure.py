@@ -37,6 +37,19 @@ class Bulk:
 
 
 @dataclass(frozen=True)
+class Speech:
+    """A part of `Paced`."""
+
+    latencies: list[float]
+    """Seconds, of each chunk."""
+    cpu: float
+    """Seconds, of the peer."""
+    own: float
+    """Seconds of CPU, of the load itself."""
+    elapsed: float
+
+
+@dataclass(frozen=True)
 class Paced:
     """Connections that speak at real-time rate, their phases spread."""
 
@@ -236,22 +249,31 @@ async def workers(
     return Workers(found.messages, found.per_second, found.cpu_us, found.busy, least)
 
 
-async def paced(
-    load: Load, peer: Peer, mode: Mode, block: Block, seconds: float, connections: int
-) -> Paced:
+async def speech(peer: Peer, pairs: Sequence[Pair], block: Block, seconds: float) -> Speech:
     """Raises LoadError where anything is lost, TimeoutError where it does not come."""
-    async with opened(load, peer, mode, connections) as pairs:
-        cpu, own, start = cpu_of(peer), time.process_time(), time.perf_counter()
-        async with speaking(pairs, block, seconds) as speakers:
-            elapsed = time.perf_counter() - start
-            cpu, own = cpu_of(peer) - cpu, time.process_time() - own
-    chunks = sum(speaker.sent for speaker in speakers)
-    return Paced(chunks, *latencies_us(speakers), cpu / chunks * 1e6, own / elapsed)
+    cpu, own, start = cpu_of(peer), time.process_time(), time.perf_counter()
+    async with speaking(pairs, block, seconds) as speakers:
+        elapsed = time.perf_counter() - start
+        cpu, own = cpu_of(peer) - cpu, time.process_time() - own
+    return Speech([each for speaker in speakers for each in speaker.latencies], cpu, own, elapsed)
+
+
+def paced(parts: Sequence[Speech]) -> Paced:
+    """Of all parts together."""
+    found = [each for part in parts for each in part.latencies]
+    cpu, own = sum(part.cpu for part in parts), sum(part.own for part in parts)
+    elapsed = sum(part.elapsed for part in parts)
+    return Paced(len(found), *quantiles_us(found), cpu / len(found) * 1e6, own / elapsed)
 
 
 def latencies_us(speakers: Sequence[Speaker]) -> tuple[float, float, float]:
     """Median, 99th and 99.9th percentile of what they saw, in microseconds."""
-    found = sorted(each * 1e6 for speaker in speakers for each in speaker.latencies)
+    return quantiles_us([each for speaker in speakers for each in speaker.latencies])
+
+
+def quantiles_us(latencies: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 99th and 99.9th percentile of seconds, in microseconds."""
+    found = sorted(each * 1e6 for each in latencies)
     return statistics.median(found), quantile(found, 0.99), quantile(found, 0.999)
 
 

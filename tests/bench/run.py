@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tests.bench import crowd, measure
 from tests.bench.accounting import cores
-from tests.bench.load import Block, Load, LoadError, raise_file_limit
-from tests.bench.measure import Codec, Memory
+from tests.bench.load import Block, Load, LoadError, Pair, raise_file_limit
+from tests.bench.measure import Codec, Memory, Speech
 from tests.bench.peers import MODES, Mode, Peer, run_peer
 from tests.bench.results import (
     DIRECT,
@@ -24,9 +25,7 @@ from tests.bench.results import (
     TWO_WORKERS,
     UNWATCHED,
     WATCHED,
-    R,
     Results,
-    Rounds,
 )
 from tests.support import pcm, speech
 
@@ -86,6 +85,11 @@ class Plan:
                 return [mode for mode in modes if mode.peer == PROXY]
         return modes
 
+    def turns(self, connections: int) -> int:
+        """How often that many speak in a round, `seconds` each time, for enough chunks."""
+        speech = self.paced_chunks * CHUNK / measure.REAL_TIME
+        return math.ceil(speech / connections / self.seconds)
+
     @property
     def needed(self) -> list[Mode]:
         """The modes of all kinds that are measured."""
@@ -97,7 +101,7 @@ class Plan:
         modes = {kind: len(self.selected(kind)) for kind in KINDS}
         steps = {
             "bulk": self.rounds * len(self.sizes) * (modes["bulk"] + 1),
-            "paced": self.rounds * (len(self.paced) * modes["paced"] + 1),
+            "paced": self.rounds * (sum(map(self.turns, self.paced)) * modes["paced"] + 1),
             "memory": self.memory_rounds * modes["memory"],
             "handshakes": self.rounds * modes["handshakes"],
             "workers": self.rounds * 2 * modes["workers"],
@@ -112,7 +116,7 @@ QUICK = Plan(
     sizes=(4096,),
     connections=4,
     paced=(20,),
-    paced_chunks=1,
+    paced_chunks=50,
     rounds=2,
     memory_rounds=1,
     seconds=0.15,
@@ -211,7 +215,7 @@ class _Run:
         return {name: Block.of(audio, size) for name, audio in self._audio.items()}
 
     async def _measure(
-        self, into: Rounds[R], what: str, mode: Mode, result: Coroutine[Any, Any, R]
+        self, into: dict[str, list[T]], what: str, mode: Mode, result: Coroutine[Any, Any, T]
     ) -> None:
         """Add one to its rounds. A mode that fails has no rounds from then on; the direct way,
         which the others are compared with, may not fail: raises LoadError."""
@@ -264,18 +268,37 @@ class _Run:
 
     async def _paced(self, modes: list[Mode]) -> None:
         plan, blocks = self._plan, self._blocks(CHUNK)
-        results = self._results.paced
         async with self._running(modes) as peers:
             for _ in range(plan.rounds):
                 for count in plan.paced:
-                    rounds = results.setdefault(count, {})
-                    enough = plan.paced_chunks / count * CHUNK / measure.REAL_TIME
-                    seconds = max(plan.seconds, enough)
-                    for mode in modes:
-                        peer, block = peers[mode.peer], blocks[mode.sends]
-                        found = measure.paced(self._load, peer, mode, block, seconds, count)
-                        await self._measure(rounds, f"paced, {count} connections", mode, found)
+                    await self._paced_round(count, modes, peers, blocks)
                 self._results.paced_codec.append(await self._bare_gzip(blocks["pcm"]))
+
+    async def _paced_round(
+        self, count: int, modes: list[Mode], peers: dict[str, Peer], blocks: dict[str, Block]
+    ) -> None:
+        """They take turns: what slows the machine down for a while meets them all."""
+        plan = self._plan
+        parts: dict[str, list[Speech]] = {}
+        pairs: dict[str, list[Pair]] = {}
+        async with AsyncExitStack() as stack:
+
+            async def speak(mode: Mode) -> Speech:
+                peer, block = peers[mode.peer], blocks[mode.sends]
+                if mode.name not in pairs:
+                    opening = measure.opened(self._load, peer, mode, count)
+                    pairs[mode.name] = await stack.enter_async_context(opening)
+                return await measure.speech(peer, pairs[mode.name], block, plan.seconds)
+
+            for _ in range(plan.turns(count)):
+                for mode in modes:
+                    await self._measure(parts, f"paced, {count} connections", mode, speak(mode))
+        rounds = self._results.paced.setdefault(count, {})
+        for mode in modes:
+            if mode.name in parts:
+                rounds.setdefault(mode.name, []).append(measure.paced(parts[mode.name]))
+            else:
+                rounds.pop(mode.name, None)
 
     async def _memory(self, modes: list[Mode]) -> None:
         blocks = self._blocks(CHUNK)

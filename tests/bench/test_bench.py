@@ -25,7 +25,17 @@ from tests.bench.accounting import cpu_seconds, family, resident_bytes
 from tests.bench.criteria import Criterion, criteria
 from tests.bench.crowd import Attempt
 from tests.bench.load import Block, FullError, Load, LoadError, Speaker
-from tests.bench.measure import Bulk, Codec, Crowd, Handshakes, Memory, Paced, Workers, quantile
+from tests.bench.measure import (
+    Bulk,
+    Codec,
+    Crowd,
+    Handshakes,
+    Memory,
+    Paced,
+    Speech,
+    Workers,
+    quantile,
+)
 from tests.bench.peers import MODES, Mode, Peer
 from tests.bench.report import to_nginx
 from tests.bench.results import (
@@ -109,7 +119,7 @@ class TestQuick:
     def test_speech_is_consistent(self, quick: dict[str, Any]) -> None:
         for name, found in quick["rounds"]["paced"][str(_SPEAKING)].items():
             for one in found:
-                assert one["chunks"] >= _SPEAKING
+                assert one["chunks"] >= QUICK.paced_chunks
                 assert 0 < one["p50_us"] <= one["p99_us"] <= one["p999_us"]
                 assert (one["cpu_us"] > 0) == (name != DIRECT)
                 assert one["load_busy"] > 0
@@ -514,7 +524,7 @@ class TestCommand:
         rounds: list[str] = []
         handshakes = measure.handshakes
 
-        async def lose(*_: object) -> Paced:
+        async def lose(*_: object) -> Speech:
             raise LoadError("a chunk was lost")
 
         async def lose_one(load: Load, peer: Peer, mode: Mode, count: int) -> Handshakes:
@@ -523,7 +533,7 @@ class TestCommand:
                 raise TimeoutError
             return await handshakes(load, peer, mode, count)
 
-        monkeypatch.setattr(measure, "paced", lose)
+        monkeypatch.setattr(measure, "speech", lose)
         monkeypatch.setattr(measure, "handshakes", lose_one)
         file = tmp_path / "all.json"
         command = ["--quick", "--modes", f"{DIRECT},nginx,{PROXY}", "--json", str(file)]
@@ -547,4 +557,5 @@ class TestCommand:
     def test_steps_are_counted(self) -> None:
         assert Plan(kinds=("memory",), memory_rounds=3).steps == 3 * len(_THROUGH)
         assert Plan(kinds=("workers", "crowd", "ceiling"), rounds=2).steps == 4 + 1 + 5
-        assert Plan(kinds=("paced",), modes=("nginx",), paced=(1,), rounds=1).steps == 3
+        paced = Plan(kinds=("paced",), modes=("nginx",), paced=(20, 200), rounds=1)
+        assert paced.steps == 2 * (5 + 1) + 1  # 2,000 chunks of 20 are 8.5 s of speech
