@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -553,6 +554,29 @@ class TestCommand:
             DIRECT: 3,
             PROXY: 3,
         }
+
+    def test_who_fails_at_speech_pace_is_in_no_round(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        speech, heard = measure.speech, itertools.count(1)
+
+        async def lose_one(peer: Peer, *rest: Any) -> Speech:
+            if peer.name == "nginx" and next(heard) == 4:  # of two rounds with two turns each
+                raise TimeoutError
+            return await speech(peer, *rest)
+
+        monkeypatch.setattr(measure, "speech", lose_one)
+        file = tmp_path / "all.json"
+        command = ["--quick", "--only", "paced", "--modes", f"nginx,{PROXY}", "--json", str(file)]
+        allowed = os.sched_getaffinity(0)
+        try:
+            ran = CliRunner().invoke(app, command)
+        finally:
+            os.sched_setaffinity(0, allowed)
+        assert ran.exit_code == 1
+        assert f"Failed: paced, {_SPEAKING} connections: nginx: too late" in ran.stdout
+        rounds = json.loads(file.read_text())["rounds"]["paced"][str(_SPEAKING)]
+        assert {name: len(each) for name, each in rounds.items()} == {DIRECT: 2, PROXY: 2}
 
     def test_steps_are_counted(self) -> None:
         assert Plan(kinds=("memory",), memory_rounds=3).steps == 3 * len(_THROUGH)
