@@ -87,7 +87,9 @@ def bench(
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Interleaved rounds.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.01, help="Of each measurement.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.01, help="Of each measurement, or turn at speech pace.")
+    ] = None,
     crowd: Annotated[int | None, typer.Option(min=1, help="Connections of the crowd.")] = None,
     crowd_speaking: Annotated[int | None, typer.Option(min=1, help="Of them, who speak.")] = None,
     crowd_seconds: Annotated[

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.bench import crowd, measure
 from tests.bench.__main__ import app
@@ -66,6 +66,15 @@ used = resource.getrusage(resource.RUSAGE_SELF)
 print(used.ru_utime + used.ru_stime, flush=True)
 input()
 """
+
+
+def _run_here(command: list[str]) -> Result:
+    """The bench in this process, which it binds to a core."""
+    allowed = os.sched_getaffinity(0)
+    try:
+        return CliRunner().invoke(app, command)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.fixture(scope="session")
@@ -539,11 +548,7 @@ class TestCommand:
         file = tmp_path / "all.json"
         command = ["--quick", "--modes", f"{DIRECT},nginx,{PROXY}", "--json", str(file)]
         command += ["--only", "paced", "--only", "handshakes", "--rounds", "3"]
-        allowed = os.sched_getaffinity(0)
-        try:
-            ran = CliRunner().invoke(app, command)
-        finally:
-            os.sched_setaffinity(0, allowed)
+        ran = _run_here(command)
         assert ran.exit_code == 1
         problem = f"paced, {_SPEAKING} connections: {DIRECT}: a chunk was lost"
         assert f"Failed: {problem} (nothing of paced is shown)" in ran.stdout
@@ -568,11 +573,7 @@ class TestCommand:
         monkeypatch.setattr(measure, "speech", lose_one)
         file = tmp_path / "all.json"
         command = ["--quick", "--only", "paced", "--modes", f"nginx,{PROXY}", "--json", str(file)]
-        allowed = os.sched_getaffinity(0)
-        try:
-            ran = CliRunner().invoke(app, command)
-        finally:
-            os.sched_setaffinity(0, allowed)
+        ran = _run_here(command)
         assert ran.exit_code == 1
         assert f"Failed: paced, {_SPEAKING} connections: nginx: too late" in ran.stdout
         rounds = json.loads(file.read_text())["rounds"]["paced"][str(_SPEAKING)]
